@@ -1,0 +1,3 @@
+//! The operator's and the technician's tool.
+
+fn main() {}

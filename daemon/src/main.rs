@@ -1,0 +1,3 @@
+//! The node daemon: pull, verify, plan, act, observe, report.
+
+fn main() {}

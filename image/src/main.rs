@@ -1,0 +1,3 @@
+//! Makes bootable A/B disk images from a lock of packages, without root, chroot or network.
+
+fn main() {}

@@ -1,0 +1,90 @@
+//! `desired-state.json`: everything that concerns one node, as the hub signs it (design section 3).
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AppName, Digest, NodeId, ServiceName};
+
+/// The target name of this document in the node's director repository.
+pub const TARGET_NAME: &str = "desired-state.json";
+
+/// Largest document that a node reads, in bytes.
+pub const MAX_BYTES: u64 = 4 << 20;
+
+/// The `schema` number of [`DesiredState`].
+pub const SCHEMA: u32 = 1;
+
+/// What shall run on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredState {
+    /// Always [`SCHEMA`].
+    pub schema: u32,
+    /// The one node that this is for.
+    pub node: NodeId,
+    /// Grows by at least one with every change; a node never applies a smaller one.
+    pub generation: u64,
+    /// The apps to run, by name.
+    pub apps: BTreeMap<AppName, DesiredApp>,
+    /// One-off requests, each carried out at most once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<Command>,
+    /// How the node behaves towards its hub.
+    pub policy: Policy,
+}
+
+/// One app on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredApp {
+    /// Digest of the app artifact's OCI manifest; its config blob is the canonical JSON of the Compose file.
+    pub app: Digest,
+    /// The replica indices of each service that run here. A service that is absent does not run here.
+    pub services: BTreeMap<ServiceName, Vec<u32>>,
+}
+
+/// A one-off request to a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Command {
+    /// Unique for ever; the node remembers which it has carried out.
+    pub id: String,
+    /// Unix seconds after which the node must not start it.
+    pub not_after: i64,
+    /// What to do.
+    pub kind: CommandKind,
+}
+
+/// What a [`Command`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum CommandKind {
+    /// The last lines that a service wrote to the journal.
+    Logs {
+        /// Of which app.
+        app: AppName,
+        /// Of which service; all of the app's where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<ServiceName>,
+        /// At most so many lines, newest last; the node caps it at 10,000.
+        lines: u32,
+    },
+}
+
+/// How a node behaves towards its hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Seconds between polls where the long poll does not work.
+    pub poll_seconds: u32,
+    /// Seconds between two status records when nothing changes.
+    pub report_seconds: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { poll_seconds: 60, report_seconds: 300 }
+    }
+}

@@ -1,0 +1,151 @@
+//! What a node tells its hub (design section 3): records in a signed envelope, in sequence, until acknowledged.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    facts::Facts,
+    id::{AppName, BootId, Digest, NodeId, ServiceName},
+};
+
+/// The `schema` number of [`Report`].
+pub const SCHEMA: u32 = 1;
+
+/// Largest envelope (compact JWS) that a hub takes, in bytes.
+pub const MAX_ENVELOPE_BYTES: usize = 1 << 20;
+
+/// The payload of one envelope.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Report {
+    /// Always [`SCHEMA`].
+    pub schema: u32,
+    /// Who reports; must be the key that signed.
+    pub node: NodeId,
+    /// During which boot.
+    pub boot: BootId,
+    /// 1 for the first report of this node, one more for each next, across boots: what the hub stores exactly once and
+    /// acknowledges.
+    pub sequence: u64,
+    /// Unix milliseconds, by the node's clock.
+    pub time_ms: i64,
+    /// What happened, in order.
+    pub records: Vec<Record>,
+}
+
+/// One thing that a node says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Record {
+    /// The whole state of the node as it is now; a later one replaces it.
+    Status(NodeStatus),
+    /// Something happened.
+    Event(Event),
+    /// A piece of a command's output.
+    CommandOutput(CommandOutput),
+    /// The node's facts; a later one replaces them.
+    Facts(Facts),
+}
+
+/// How a node stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeStatus {
+    /// The generation that the node has applied; 0 for none yet.
+    pub generation: u64,
+    /// Every replica that should run or does run here.
+    pub workloads: Vec<WorkloadStatus>,
+    /// What keeps the node from doing as it is told, in words with a cure; empty where all is well.
+    pub problems: Vec<String>,
+}
+
+/// How one replica stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkloadStatus {
+    /// Its app.
+    pub app: AppName,
+    /// Its service.
+    pub service: ServiceName,
+    /// Its replica index.
+    pub replica: u32,
+    /// The image or component that it runs, by manifest digest.
+    pub image: Digest,
+    /// Where it is in its life.
+    pub state: WorkloadState,
+    /// What the health check says.
+    pub health: Health,
+    /// How often it was restarted since it was created.
+    pub restarts: u32,
+    /// Why it is in this state, where that is not plain: last exit code, refusal, missing dependency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// The life of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkloadState {
+    /// Its artifacts are being fetched or unpacked, or what it depends on is not ready.
+    Pending,
+    /// Its unit is starting.
+    Starting,
+    /// Its main process runs.
+    Running,
+    /// It ended with exit code 0 and is not to be restarted.
+    Completed,
+    /// It ended otherwise, or could not be started; back-off may start it again.
+    Failed,
+    /// Its unit is stopping.
+    Stopping,
+}
+
+/// What the health check of a replica says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// It has no health check.
+    None,
+    /// No verdict yet: within the start period, or too few probes.
+    Starting,
+    /// The last probe passed.
+    Healthy,
+    /// As many probes in a row as `retries` says have failed.
+    Unhealthy,
+}
+
+/// Something that happened on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// Unix milliseconds, by the node's clock.
+    pub time_ms: i64,
+    /// How bad.
+    pub severity: Severity,
+    /// A stable name: `bundle-refused`, `workload-failed`, `generation-applied`, ….
+    pub reason: String,
+    /// For people: cause and cure.
+    pub message: String,
+}
+
+/// How bad an [`Event`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// As it should be.
+    Info,
+    /// Wants a look.
+    Warning,
+    /// Something does not work.
+    Error,
+}
+
+/// A piece of the output of a [`crate::desired::Command`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CommandOutput {
+    /// The command's id.
+    pub command: String,
+    /// 0 for the first piece.
+    pub chunk: u32,
+    /// The text; invalid UTF-8 is replaced.
+    pub text: String,
+    /// Set on the last piece: 0 for success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}

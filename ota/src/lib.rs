@@ -1,0 +1,1 @@
+//! Slots, boot control and the disk layout; must never know HTTP or TUF.

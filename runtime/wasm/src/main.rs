@@ -1,0 +1,3 @@
+//! Runs one WebAssembly component or module through wasmtime.
+
+fn main() {}

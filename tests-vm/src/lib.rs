@@ -1,0 +1,1 @@
+//! Scenarios on the real image under QEMU, and their harness.
