@@ -1,1 +1,12 @@
-//! Slots, boot control and the disk layout; must never know HTTP or TUF.
+//! Slots, boot control and the disk layout of a Cairn machine; must never know HTTP or TUF.
+//!
+//! It starts no task. What stands today is what the image builder and the daemon must agree on: the partitions, their
+//! labels, and the names of boot entries.
+
+pub mod entry;
+pub mod layout;
+pub mod version;
+
+pub use entry::{BootEntry, EntryError};
+pub use layout::{Partition, Role};
+pub use version::{OsVersion, VersionError};
