@@ -1,0 +1,259 @@
+//! `./x test`: everything that CI runs, stage by stage; the last line counts what passed.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use regex::Regex;
+
+use crate::{
+    examples,
+    image::{self, Flavour},
+    process, programs, setup, tidy,
+};
+
+/// A part of the suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stage {
+    /// The house style that a program can hold.
+    Tidy,
+    /// rustfmt.
+    Fmt,
+    /// clippy, warnings denied.
+    Clippy,
+    /// Every crate's own tests.
+    Unit,
+    /// The TUF repositories, read by python-tuf.
+    Trust,
+    /// The flake and the modules: parsed.
+    Nix,
+    /// Two builds of the image, compared byte by byte.
+    Image,
+    /// The scenarios on the test image.
+    Vm,
+}
+
+/// What a stage brought.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+/// Runs `stages`, or all; `false` where anything failed.
+pub(crate) fn run(stages: &[Stage]) -> Result<bool> {
+    setup::ensure(setup::Need::Test)?;
+    let stages = if stages.is_empty() { Stage::value_variants() } else { stages };
+    let mut total = Tally::default();
+    for stage in stages {
+        let name = format!("{stage:?}").to_lowercase();
+        let start = Instant::now();
+        eprintln!("== {name}");
+        let tally = stage.run().unwrap_or_else(|error| {
+            eprintln!("{error:#}");
+            Tally { passed: 0, failed: 1 }
+        });
+        let seconds = start.elapsed().as_secs();
+        eprintln!("== {name}: {} passed, {} failed ({seconds} s)", tally.passed, tally.failed);
+        total.passed += tally.passed;
+        total.failed += tally.failed;
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(total.failed == 0)
+}
+
+impl Stage {
+    fn run(self) -> Result<Tally> {
+        match self {
+            Stage::Tidy => {
+                let complaints = tidy::check(false)?;
+                complaints.iter().for_each(|c| eprintln!("{c}"));
+                Ok(one(complaints.is_empty()))
+            }
+            Stage::Fmt => tool("fmt", Command::new("cargo").args(["fmt", "--all", "--check"])),
+            Stage::Clippy => tool(
+                "clippy",
+                Command::new("cargo").args([
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--locked",
+                    "--",
+                    "-D",
+                    "warnings",
+                ]),
+            ),
+            Stage::Unit => unit(),
+            Stage::Trust => python_tuf(),
+            Stage::Nix => nix(),
+            Stage::Image => reproducible_image(),
+            Stage::Vm => scenarios(),
+        }
+    }
+}
+
+fn one(passed: bool) -> Tally {
+    Tally { passed: passed.into(), failed: (!passed).into() }
+}
+
+fn tool(name: &str, command: &mut Command) -> Result<Tally> {
+    process::quiet(name, command).map(|()| one(true))
+}
+
+fn unit() -> Result<Tally> {
+    examples::build()?;
+    cargo_test(
+        "unit",
+        Command::new("cargo")
+            .args(["test", "--workspace", "--exclude", "cairn-tests-vm", "--locked", "--no-fail-fast"])
+            .env("CAIRN_GUESTS", examples::dir()),
+    )
+}
+
+fn scenarios() -> Result<Tally> {
+    examples::build()?;
+    image::build(Flavour::Test)?;
+    cargo_test(
+        "vm",
+        Command::new("cargo")
+            .args(["test", "--package", "cairn-tests-vm", "--locked", "--no-fail-fast"])
+            .env("CAIRN_TARGET", crate::target()),
+    )
+}
+
+/// Runs `cargo test`, shows a line a test binary as it goes, and all of what it said where a test failed.
+fn cargo_test(name: &str, command: &mut Command) -> Result<Tally> {
+    let log = crate::target().join("log").join(format!("{name}.log"));
+    let status = process::quiet(name, command);
+    let text = fs::read_to_string(&log).with_context(|| format!("failed to read {}", log.display()))?;
+    let tally = tally(&text)?;
+    if let Err(error) = status {
+        eprintln!("{}", failures(&text));
+        if tally.failed == 0 {
+            // A test binary that did not build or died has no line of its own.
+            return Err(error);
+        }
+    }
+    if tally.passed + tally.failed == 0 {
+        bail!("{name}: no test ran");
+    }
+    Ok(tally)
+}
+
+/// Adds up libtest's closing lines.
+fn tally(text: &str) -> Result<Tally> {
+    let line = Regex::new(r"(?m)^test result: \w+\. (\d+) passed; (\d+) failed;")?;
+    let mut tally = Tally::default();
+    for found in line.captures_iter(text) {
+        tally.passed += found[1].parse::<u64>()?;
+        tally.failed += found[2].parse::<u64>()?;
+    }
+    Ok(tally)
+}
+
+/// What libtest prints between `failures:` and the closing line, of every binary.
+fn failures(text: &str) -> String {
+    let mut shown = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        match line {
+            "failures:" => inside = true,
+            l if l.starts_with("test result:") => inside = false,
+            _ => {}
+        }
+        if inside {
+            shown.push(line);
+        }
+    }
+    shown.join("\n")
+}
+
+/// A virtual environment with the Python packages that the tests compare with.
+fn python() -> Result<PathBuf> {
+    let venv = crate::target().join("python");
+    let python = venv.join("bin/python");
+    if !python.exists() {
+        process::step(
+            "making a Python environment",
+            "venv",
+            Command::new("python3").args(["-m", "venv"]).arg(&venv),
+        )?;
+    }
+    process::step(
+        "installing python-tuf",
+        "pip",
+        Command::new(&python).args(["-m", "pip", "install", "-q", "tuf==6.0.0", "securesystemslib[crypto]"]),
+    )?;
+    Ok(python)
+}
+
+fn python_tuf() -> Result<Tally> {
+    let python = python()?;
+    programs::build()?;
+    let fixture = crate::target().join("tuf-fixture");
+    if fixture.exists() {
+        fs::remove_dir_all(&fixture)?;
+    }
+    process::quiet("tuf-fixture", Command::new(programs::dir().join("cairn-tuf-fixture")).arg(&fixture))?;
+    tool("python-tuf", Command::new(python).arg("trust/tests/python_tuf_reads.py").arg(&fixture))
+}
+
+/// Every Nix file parses. More needs nixpkgs, which not every machine reaches.
+fn nix() -> Result<Tally> {
+    let listed = process::output(Command::new("git").args(["ls-files", "*.nix"]))?;
+    let files: Vec<_> = listed.lines().collect();
+    if files.is_empty() {
+        bail!("there is no Nix file to parse");
+    }
+    let mut tally = Tally::default();
+    for file in files {
+        let result =
+            process::output(Command::new("nix-instantiate").args(["--parse", file]).stderr(Stdio::piped()));
+        if let Err(error) = &result {
+            eprintln!("{error:#}");
+        }
+        tally.passed += u64::from(result.is_ok());
+        tally.failed += u64::from(result.is_err());
+    }
+    eprintln!("  not run: evaluation and builds, which need nixpkgs");
+    Ok(tally)
+}
+
+/// Builds the image twice from the same inputs into different folders and compares every file.
+fn reproducible_image() -> Result<Tally> {
+    programs::build()?;
+    let lock = image::packages()?;
+    let dirs = ["first", "second"].map(|n| crate::target().join("reproducible").join(n));
+    for dir in &dirs {
+        if dir.exists() {
+            fs::remove_dir_all(dir)?;
+        }
+        image::assemble(Flavour::Production, &lock, dir)?;
+    }
+    tool("reproducible", Command::new("diff").arg("-r").args(&dirs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "running 2 tests\ntest a ... ok\ntest b ... FAILED\n\nfailures:\n\n---- b stdout ----\nboom\n\n\
+                       test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured\n\
+                       test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured\n";
+
+    #[test]
+    fn adds_up_the_closing_lines() {
+        assert_eq!(tally(LOG).unwrap(), Tally { passed: 4, failed: 1 });
+    }
+
+    #[test]
+    fn shows_what_failed_and_nothing_else() {
+        let shown = failures(LOG);
+        assert!(shown.contains("boom") && !shown.contains("running"), "{shown}");
+    }
+}
