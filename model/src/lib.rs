@@ -10,6 +10,7 @@ pub mod desired;
 pub mod enroll;
 pub mod facts;
 pub mod id;
+pub mod local;
 pub mod oci;
 pub mod report;
 pub mod resolve;

@@ -10,7 +10,7 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OciWorkload {
-    /// Container id, unique on the node, `[a-z0-9-]{1,100}`; also the name of its state folder.
+    /// Container id, unique on the node, `[a-z0-9_-]{1,100}`; also the name of its state folder.
     pub id: String,
     /// A folder of this replica's own, on tmpfs: bundle, libcontainer state, mount point of the root.
     pub run_dir: PathBuf,
