@@ -1,0 +1,1 @@
+//! What a layer may and may not do to the node.
