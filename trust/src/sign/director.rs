@@ -1,0 +1,249 @@
+//! The director repositories: one root for all, and for each node a tiny repository of its own.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use cairn_model::{
+    desired::TARGET_NAME,
+    id::{Digest, NodeId},
+};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use tough::schema::{Root, Snapshot, Targets, Timestamp as TimestampRole};
+
+use super::{
+    HubKeys, Lifetimes, SIGNED_UNDER, SPEC_VERSION, SignError, TargetEntry, decoded, expiry, make_snapshot,
+    make_timestamp, past_half, pin,
+    root::{FirstKeys, RoleName, check_root, first_root, parse_root, require_key},
+    seal,
+    shelf::{Shelf, is_versioned},
+    target, target_name, version,
+};
+use crate::clock::SIGNED_AT;
+
+/// How far ahead a timestamp may claim to be signed before it is signed again: the hub's clock was wrong then.
+const AHEAD: SignedDuration = SignedDuration::from_mins(5);
+
+/// All nodes' director repositories below one folder: `N.root.json`, and `<node>/` with the rest.
+#[derive(Debug)]
+pub struct Director {
+    shelf: Shelf,
+    lifetimes: Lifetimes,
+    /// The newest root; the lock also makes signings of one process follow each other.
+    root: Mutex<(Vec<u8>, Root)>,
+}
+
+/// What is published of one node.
+struct Published {
+    timestamp_version: u64,
+    snapshot_version: u64,
+    timestamp: TimestampRole,
+}
+
+impl Director {
+    /// Makes the first root in `folder` where there is none yet, and opens it.
+    pub fn init(folder: &Path, keys: &HubKeys, lifetimes: Lifetimes, now: Timestamp) -> Result<Self, SignError> {
+        let shelf = Shelf { folder: folder.to_owned() };
+        if shelf.newest_root()?.is_none() {
+            let first = FirstKeys {
+                root: keys.require_root()?,
+                targets: keys.director_targets.public(),
+                snapshot: keys.director_snapshot.public(),
+                timestamp: keys.director_timestamp.public(),
+            };
+            let root = first_root("director", &first, expiry(now, lifetimes.root)?)?;
+            shelf.put(&[("1.root.json".into(), &root)])?;
+        }
+        Self::open(folder, lifetimes)
+    }
+
+    /// Opens what [`Director::init`] made.
+    pub fn open(folder: &Path, lifetimes: Lifetimes) -> Result<Self, SignError> {
+        let shelf = Shelf { folder: folder.to_owned() };
+        let (_, bytes) =
+            shelf.newest_root()?.ok_or_else(|| SignError::NotInitialised { folder: folder.to_owned() })?;
+        let root = parse_root(&bytes)?;
+        Ok(Self { shelf, lifetimes, root: Mutex::new((bytes, root)) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Vec<u8>, Root)> {
+        // Files are whole at every instant, so a panic of another thread leaves nothing half done.
+        self.root.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest root.
+    pub fn root_json(&self) -> Vec<u8> {
+        self.lock().0.clone()
+    }
+
+    /// The first root, which a node pins.
+    pub fn first_root(&self) -> Result<Vec<u8>, SignError> {
+        self.shelf.required("1.root.json")
+    }
+
+    /// Takes the next root, signed by the operators. Nodes' files are signed anew as the nodes ask.
+    pub fn accept_root(&self, new: &[u8]) -> Result<(), SignError> {
+        let mut root = self.lock();
+        check_root(Some(&root.0), new)?;
+        let parsed = parse_root(new)?;
+        self.shelf.put(&[(format!("{}.root.json", parsed.version), new)])?;
+        *root = (new.to_vec(), parsed);
+        Ok(())
+    }
+
+    /// Publishes what shall run on `node`: its desired state and every artifact that it needs.
+    pub fn publish(
+        &self,
+        keys: &HubKeys,
+        node: &NodeId,
+        generation: u64,
+        desired_state: &[u8],
+        artifacts: &[TargetEntry],
+        now: Timestamp,
+    ) -> Result<(), SignError> {
+        let root = self.lock();
+        let shelf = self.shelf_of(node);
+        let digest = Digest::of(desired_state);
+        let facts = HashMap::from([
+            ("node".to_owned(), Value::from(node.as_str())),
+            ("generation".to_owned(), Value::from(generation)),
+        ]);
+        let mut targets = Targets::new(SPEC_VERSION.into(), version(1)?, expiry(now, self.lifetimes.targets)?);
+        targets.delegations = None;
+        let wish = target(desired_state.len() as u64, decoded(digest.hex())?, facts);
+        targets.targets.insert(target_name(TARGET_NAME)?, wish);
+        for entry in artifacts {
+            let (name, target) = entry.to_target(false)?;
+            targets.targets.insert(name, target);
+        }
+        shelf.put(&[(format!("targets/{}.{TARGET_NAME}", digest.hex()), desired_state)])?;
+        let published = self.published(&shelf)?;
+        self.sign_all(&root.1, keys, &shelf, published.as_ref(), targets, now)
+    }
+
+    /// The content of a file below `/tuf/director/<node>/`, the timestamp signed anew where it is time to.
+    pub fn file(&self, keys: &HubKeys, node: &NodeId, name: &str, now: Timestamp) -> Result<Vec<u8>, SignError> {
+        let no_such = || SignError::NoSuchFile { name: name.chars().take(120).collect() };
+        let shelf = self.shelf_of(node);
+        if is_versioned(name, &["root.json"]) {
+            return self.shelf.read(name)?.ok_or_else(no_such);
+        }
+        if name == "timestamp.json" {
+            let root = self.lock();
+            self.renew_if_due(&root.1, keys, &shelf, now)?;
+            return shelf.read(name)?.ok_or_else(no_such);
+        }
+        let is_wish = name
+            .strip_prefix("targets/")
+            .and_then(|name| name.strip_suffix(TARGET_NAME)?.strip_suffix('.'))
+            .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        if !is_wish && !is_versioned(name, &["targets.json", "snapshot.json"]) {
+            return Err(no_such());
+        }
+        shelf.read(name)?.ok_or_else(no_such)
+    }
+
+    fn shelf_of(&self, node: &NodeId) -> Shelf {
+        Shelf { folder: self.shelf.folder.join(node.as_str()) }
+    }
+
+    fn published(&self, shelf: &Shelf) -> Result<Option<Published>, SignError> {
+        const NAME: &str = "timestamp.json";
+        let Some(bytes) = shelf.read(NAME)? else { return Ok(None) };
+        let timestamp: TimestampRole = shelf.parse(NAME, &bytes)?;
+        let pin = timestamp.meta.get("snapshot.json");
+        let damaged = || SignError::Damaged { path: shelf.path(NAME), what: "it pins no snapshot".into() };
+        let snapshot_version = pin.ok_or_else(damaged)?.version.get();
+        Ok(Some(Published { timestamp_version: timestamp.version.get(), snapshot_version, timestamp }))
+    }
+
+    /// Signs targets, snapshot and timestamp with the next versions. Targets and snapshot always have the same one.
+    fn sign_all(
+        &self,
+        root: &Root,
+        keys: &HubKeys,
+        shelf: &Shelf,
+        published: Option<&Published>,
+        mut targets: Targets,
+        now: Timestamp,
+    ) -> Result<(), SignError> {
+        require_key(root, RoleName::Targets, "director targets", &keys.director_targets)?;
+        require_key(root, RoleName::Snapshot, "director snapshot", &keys.director_snapshot)?;
+        let number = published.map_or(0, |p| p.snapshot_version).saturating_add(1);
+        targets.version = version(number)?;
+        targets.expires = expiry(now, self.lifetimes.targets)?;
+        let targets_file = seal(targets, &[&keys.director_targets])?;
+        let snapshot = make_snapshot(version(number)?, (version(number)?, &targets_file), self.lifetimes, now)?;
+        let snapshot_file = seal(snapshot, &[&keys.director_snapshot])?;
+        let timestamp = self.sign_timestamp(
+            root,
+            keys,
+            published.map_or(0, |p| p.timestamp_version),
+            pin(version(number)?, &snapshot_file)?,
+            now,
+        )?;
+        shelf.put(&[
+            (format!("{number}.targets.json"), &targets_file),
+            (format!("{number}.snapshot.json"), &snapshot_file),
+            ("timestamp.json".into(), &timestamp),
+        ])?;
+        shelf.prune("targets.json", number);
+        shelf.prune("snapshot.json", number);
+        Ok(())
+    }
+
+    fn sign_timestamp(
+        &self,
+        root: &Root,
+        keys: &HubKeys,
+        previous: u64,
+        snapshot: tough::schema::Metafile,
+        now: Timestamp,
+    ) -> Result<Vec<u8>, SignError> {
+        require_key(root, RoleName::Timestamp, "director timestamp", &keys.director_timestamp)?;
+        let number = version(previous.saturating_add(1))?;
+        let timestamp = make_timestamp(number, snapshot, root.version.get(), self.lifetimes, now)?;
+        seal(timestamp, &[&keys.director_timestamp])
+    }
+
+    fn renew_if_due(&self, root: &Root, keys: &HubKeys, shelf: &Shelf, now: Timestamp) -> Result<(), SignError> {
+        let Some(published) = self.published(shelf)? else { return Ok(()) };
+        if !is_due(&published.timestamp, root, self.lifetimes, now) {
+            return Ok(());
+        }
+        let number = published.snapshot_version;
+        let snapshot_name = format!("{number}.snapshot.json");
+        let snapshot_file = shelf.required(&snapshot_name)?;
+        let snapshot: Snapshot = shelf.parse(&snapshot_name, &snapshot_file)?;
+        let targets_name = format!("{number}.targets.json");
+        let targets: Targets = shelf.parse(&targets_name, &shelf.required(&targets_name)?)?;
+        let rotated = is_of_another_root(&published.timestamp, root);
+        if rotated
+            || past_half(snapshot.expires, self.lifetimes.snapshot, now)
+            || past_half(targets.expires, self.lifetimes.targets, now)
+        {
+            return self.sign_all(root, keys, shelf, Some(&published), targets, now);
+        }
+        let pin = pin(version(number)?, &snapshot_file)?;
+        let timestamp = self.sign_timestamp(root, keys, published.timestamp_version, pin, now)?;
+        shelf.put(&[("timestamp.json".into(), &timestamp)])
+    }
+}
+
+/// Whether a timestamp is to be signed again: past half of its life, signed ahead of a clock that was set back, or
+/// under an older root.
+pub(super) fn is_due(timestamp: &TimestampRole, root: &Root, lifetimes: Lifetimes, now: Timestamp) -> bool {
+    let signed_at = timestamp._extra.get(SIGNED_AT).and_then(Value::as_str);
+    let ahead = signed_at
+        .and_then(|text| text.parse::<Timestamp>().ok())
+        .is_none_or(|signed_at| signed_at.duration_since(now) > AHEAD);
+    ahead || past_half(timestamp.expires, lifetimes.timestamp, now) || is_of_another_root(timestamp, root)
+}
+
+/// Whether a timestamp was signed under another root than the newest.
+pub(super) fn is_of_another_root(timestamp: &TimestampRole, root: &Root) -> bool {
+    timestamp._extra.get(SIGNED_UNDER).and_then(Value::as_u64) != Some(root.version.get())
+}
