@@ -100,6 +100,22 @@ impl Lab {
         Vm::boot(&self.dir.join(format!("node{number}")), self.config(hub, number, token, ports)?)
     }
 
+    /// Like [`Lab::boot`], with further credentials for systemd.
+    pub fn boot_with(&self, hub: &Hub, number: u32, token: &str, credentials: &[(&str, &str)]) -> Result<Vm> {
+        let mut config = self.config(hub, number, token, &[])?;
+        config
+            .credentials
+            .extend(credentials.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let mut vm = Vm::boot(&self.dir.join(format!("node{number}")), config)?;
+        vm.wait_booted()?;
+        Ok(vm)
+    }
+
+    /// The disk image that nodes start from.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
     fn config(&self, hub: &Hub, number: u32, token: &str, ports: &[u16]) -> Result<VmConfig> {
         let ca = fs::read_to_string(hub.ca_file()).context("failed to read the hub's CA")?;
         let credential = |name: &str, value: String| (name.to_owned(), value);

@@ -1,34 +1,91 @@
-//! `./x bench`: figures, each with its baseline in the same run.
+//! `./x bench`: figures, each with its baseline in the same run, printed as one table a subject.
 
-use std::process::Command;
+mod node;
+mod runtime;
 
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{examples, process, programs, setup};
+use crate::{examples, image, programs, setup};
 
 /// What to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum What {
     /// Container start to end, against crun and runc on the same bundle.
     Oci,
-    /// A component from precompiled file to first answer, against compiling it first.
+    /// A component from its precompiled file to the first answer, against compiling it first.
     Wasm,
+    /// A node under QEMU: memory, boot, and from a deploy to what it asks for.
+    Node,
 }
 
-/// Measures `what`, or everything, and prints a table of each.
+/// One line of a table.
+struct Row {
+    what: String,
+    figure: f64,
+    baseline: f64,
+    unit: &'static str,
+    against: &'static str,
+}
+
+/// Measures `what`, or everything.
 pub(crate) fn run(what: &[What]) -> Result<()> {
     setup::ensure(setup::Need::Bench)?;
     programs::build()?;
     examples::build()?;
     let what = if what.is_empty() { What::value_variants() } else { what };
     for what in what {
-        let mut command = Command::new("python3");
-        match what {
-            What::Oci => command.arg("benches/oci.py"),
-            What::Wasm => command.arg("benches/wasm.py"),
+        let rows = match what {
+            What::Oci => runtime::containers()?,
+            What::Wasm => runtime::components()?,
+            What::Node => {
+                image::build(image::Flavour::Test)?;
+                node::measure()?
+            }
         };
-        print!("{}", process::output(command.arg(programs::dir()).arg(examples::dir()))?);
+        println!("\n### {what:?}\n");
+        print!("{}", table(&rows));
     }
     Ok(())
+}
+
+/// A table in Markdown, so that it can go into docs/benchmarks.md as it is.
+fn table(rows: &[Row]) -> String {
+    let mut text = String::from("| what | figure | baseline | ratio | against |\n|---|---:|---:|---:|---|\n");
+    for row in rows {
+        let ratio =
+            if row.baseline > 0.0 { format!("{:.2}", row.figure / row.baseline) } else { "–".to_owned() };
+        text.push_str(&format!(
+            "| {} | {:.1} {u} | {:.1} {u} | {ratio} | {} |\n",
+            row.what,
+            row.figure,
+            row.baseline,
+            row.against,
+            u = row.unit
+        ));
+    }
+    text
+}
+
+/// The middle one; 0 for none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_its_ratio() {
+        let row = Row { what: "x".to_owned(), figure: 3.0, baseline: 2.0, unit: "ms", against: "y" };
+        assert!(table(&[row]).ends_with("| x | 3.0 ms | 2.0 ms | 1.50 | y |\n"));
+    }
+
+    #[test]
+    fn the_median_of_an_odd_number_is_the_middle_one() {
+        assert_eq!(median(vec![9.0, 1.0, 5.0]), 5.0);
+        assert_eq!(median(Vec::new()), 0.0);
+    }
 }

@@ -1,0 +1,91 @@
+//! Somebody can write to the hub's data folder but has none of its keys: whatever they change, the node keeps running
+//! what it last verified, and says what is wrong.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use cairn_tests_vm::{
+    Lab,
+    lab::{READY_DEADLINE, fetch},
+    wait,
+};
+
+const COMPOSE: &str = "
+name: hello
+services:
+  hello:
+    image: demo/hello:1
+    platform: wasi/wasm
+    ports: ['8081:8080']
+    deploy: { mode: global }
+";
+
+#[test]
+fn rejects_tampered_bundle() -> Result<()> {
+    let lab = Lab::new("rejects-tampered-bundle")?;
+    let (mut hub, mut vm) = lab.enrolled(&[8081])?;
+    lab.push_examples(&hub)?;
+    let file = lab.dir().join("compose.yaml");
+    fs::write(&file, COMPOSE)?;
+    hub.cairn(&["app", "deploy", &file.display().to_string()])?;
+    let status = hub.wait_app_ready("hello", READY_DEADLINE)?;
+    let pid = vm.check("systemctl show cairn-hello-hello-0.service -p MainPID --value")?;
+
+    // The container image's blobs are changed before any node has them; then an app asks for them.
+    hub.kill();
+    let flipped = flip_last_byte(&hub.data().join("blobs"), |path| {
+        fs::metadata(path).is_ok_and(|m| m.len() > 100_000)
+    })?;
+    ensure!(flipped > 0, "there was no large blob to tamper with");
+    hub.resume()?;
+    fs::write(
+        &file,
+        COMPOSE
+            .replace("name: hello", "name: shop")
+            .replace("demo/hello:1", "demo/web:1")
+            .replace("    platform: wasi/wasm\n", "")
+            .replace("8081", "8080"),
+    )?;
+    hub.cairn(&["app", "deploy", &file.display().to_string()])?;
+    wait::until("the node to refuse the changed blob", READY_DEADLINE, || {
+        let said = vm.check("cairn local status")?;
+        Ok(said.contains("digest").then_some(()))
+    })?;
+    ensure!(vm.run("systemctl is-active cairn-shop-hello-0.service")?.code != 0, "a tampered image runs");
+
+    // The signed documents themselves: a byte of each, for the node and for everybody.
+    hub.kill();
+    let flipped =
+        flip_last_byte(&hub.data().join("tuf"), |path| path.extension().is_some_and(|e| e == "json"))?;
+    ensure!(flipped > 4, "there was no metadata to tamper with");
+    hub.resume().context("a hub with torn metadata must still answer")?;
+    vm.check("systemctl restart cairnd")?;
+    wait::until("the node to say that it refuses", READY_DEADLINE, || {
+        Ok(vm.check("cairn local status")?.contains("refused").then_some(()))
+    })?;
+    ensure!(
+        vm.check("systemctl show cairn-hello-hello-0.service -p MainPID --value")? == pid,
+        "the app was disturbed"
+    );
+    fetch(vm.forwarded(8081).unwrap_or_default(), "/", READY_DEADLINE)?;
+    ensure!(status["digest"].is_string(), "no digest in {status}");
+    Ok(())
+}
+
+/// Changes one byte of every file below `dir` that `wanted` picks; returns how many.
+fn flip_last_byte(dir: &Path, wanted: fn(&Path) -> bool) -> Result<usize> {
+    let mut flipped = 0;
+    for entry in fs::read_dir(dir).with_context(|| format!("failed to read {}", dir.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            flipped += flip_last_byte(&path, wanted)?;
+        } else if wanted(&path) {
+            let mut bytes = fs::read(&path)?;
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&path, bytes)?;
+            flipped += 1;
+        }
+    }
+    Ok(flipped)
+}

@@ -1,0 +1,105 @@
+//! Somebody has stolen the hub, its online keys and its data, but not the operators' keys. They can stop what runs or
+//! choose among what operators have signed; they can run no image, no command line and no mount of their own.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use cairn_model::{DesiredState, Digest, NodeId, desired::DesiredApp};
+use cairn_tests_vm::{
+    Hub, Lab, Vm,
+    lab::{READY_DEADLINE, fetch, wait_node},
+    wait,
+};
+use cairn_trust::sign::{Artifacts, Director, HubKeys, Lifetimes, TargetEntry};
+use jiff::Timestamp;
+
+#[test]
+fn stolen_hub() -> Result<()> {
+    let lab = Lab::new("stolen-hub")?;
+    let hub = lab.hub_with_offline_keys()?;
+    lab.push_examples(&hub)?;
+    let token = hub.token(&["--auto-approve"])?;
+    let mut vm = lab.boot(&hub, 1, &token, &[8081])?;
+    let node = wait_node(&hub, |node| node["state"] == "approved")?;
+    let id: NodeId = node["id"].as_str().context("a node has an id")?.parse()?;
+
+    // The operator signs what shall run; until then it is not even desired.
+    hub.cairn(&["app", "deploy", concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/compose.yaml")])?;
+    let waiting = hub.json(&["app", "status", "demo"])?;
+    ensure!(
+        waiting["problems"].to_string().contains("cairn artifact sign"),
+        "no word of the signature: {waiting}"
+    );
+    let key = hub.operator_keys().join("artifacts-targets.pem").display().to_string();
+    hub.cairn(&["artifact", "sign", "--key", &key, "--yes"])?;
+    hub.wait_app_ready("demo", READY_DEADLINE)?;
+    let before = running(&mut vm)?;
+
+    for attack in [unsigned_app, forged_artifacts] {
+        let refused_before = vm.check("journalctl -u cairnd --no-pager | grep -c 'refused' || true")?;
+        attack(&hub, &id)?;
+        // A node polls by itself; starting the daemon anew only makes it do so now.
+        vm.check("systemctl restart cairnd")?;
+        wait::until("the node to refuse", READY_DEADLINE, || {
+            let refused = vm.check("journalctl -u cairnd --no-pager | grep -c 'refused' || true")?;
+            Ok((refused != refused_before).then_some(()))
+        })?;
+        ensure!(running(&mut vm)? == before, "the attack changed what runs");
+    }
+    let said = vm.check("cairn local status")?;
+    ensure!(said.contains("refused"), "`cairn local status` is silent: {said}");
+    fetch(vm.forwarded(8081).unwrap_or_default(), "/", READY_DEADLINE)?;
+    Ok(())
+}
+
+/// The units with their processes: unchanged means undisturbed.
+fn running(vm: &mut Vm) -> Result<String> {
+    vm.check("systemctl show 'cairn-*-*-*.service' -p Id -p MainPID | sort")
+}
+
+/// Tells the node, properly signed by the director's keys, to run an app that no operator has signed.
+fn unsigned_app(hub: &Hub, node: &NodeId) -> Result<()> {
+    let evil = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
+    let digest = Digest::of(evil);
+    let mut state = current(hub, node)?;
+    state.generation += 1000;
+    state.apps.insert(
+        "evil".parse()?,
+        DesiredApp { app: digest.clone(), services: [("evil".parse()?, vec![0])].into() },
+    );
+    let keys = HubKeys::load(&hub.data().join("keys"))?;
+    let director = Director::open(&hub.data().join("tuf/director"), Lifetimes::default())?;
+    let entry = TargetEntry::new(digest, evil.len() as u64);
+    director.publish(
+        &keys,
+        node,
+        state.generation,
+        &serde_json::to_vec(&state)?,
+        &[entry],
+        Timestamp::now(),
+    )?;
+    Ok(())
+}
+
+/// Adds a target to the artifacts repository, signed with a key that the thief has: it is not the operators' one.
+fn forged_artifacts(hub: &Hub, node: &NodeId) -> Result<()> {
+    let dir = hub.data().join("tuf/artifacts");
+    let mut keys = HubKeys::load(&hub.data().join("keys"))?;
+    keys.artifacts_targets =
+        Some(HubKeys::generate()?.artifacts_targets.context("a new set of keys is whole")?);
+    let mut artifacts = Artifacts::open(&dir, Lifetimes::default())?;
+    let evil = br#"{"schemaVersion":2,"config":{}}"#;
+    let entry = TargetEntry::new(Digest::of(evil), evil.len() as u64);
+    artifacts.add(&keys, &[entry], Timestamp::now())?;
+    unsigned_app(hub, node)
+}
+
+/// The desired state that the hub has published for the node.
+fn current(hub: &Hub, node: &NodeId) -> Result<DesiredState> {
+    let dir = hub.data().join("tuf/director").join(node.as_str()).join("targets");
+    let mut states = Vec::new();
+    for entry in fs::read_dir(&dir).with_context(|| format!("failed to read {}", dir.display()))? {
+        states.push(serde_json::from_slice::<DesiredState>(&fs::read(entry?.path())?)?);
+    }
+    states.into_iter().max_by_key(|s| s.generation).context("the hub has published nothing for the node")
+}
