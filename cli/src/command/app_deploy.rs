@@ -1,0 +1,120 @@
+//! `cairn app deploy`: hands a Compose file to the hub, and waits where that is wanted until it runs everywhere.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use cairn_model::{
+    AppName,
+    api::{AppStatus, AppSummary, Deploy, Node},
+    report::{Health, WorkloadState},
+};
+use reqwest::Method;
+
+use crate::{args::AppDeploy, client::Client, config::read_text, failure::Failure, screen::Progress};
+
+const INTERVAL: Duration = Duration::from_millis(250);
+
+pub(super) async fn run(
+    connect: &impl Fn() -> Result<Client, Failure>,
+    args: AppDeploy,
+) -> Result<(), Failure> {
+    let compose = read_text(&args.file, "Compose file")?;
+    let name = match args.name {
+        Some(name) => name,
+        None => name_of(&args.file, &compose)?,
+    };
+    let file = args.file.file_name().unwrap_or(args.file.as_os_str()).to_string_lossy().into_owned();
+    let client = connect()?;
+    let deploy = Deploy { file, compose };
+    let summary: AppSummary = client.send(Method::PUT, &["apps", name.as_str()], &deploy).await?;
+    if !args.wait {
+        super::show_one(args.output.output, &summary)?;
+        return Ok(());
+    }
+    let status = wait(&client, &name, Instant::now() + args.timeout).await?;
+    super::show_one(args.output.output, &status)
+}
+
+/// `name:` of the file, else the name of the folder that it is in, as Compose has it.
+fn name_of(file: &Path, compose: &str) -> Result<AppName, Failure> {
+    let given = compose.lines().find_map(|line| line.strip_prefix("name:")).map(|rest| {
+        let rest = rest.split(" #").next().unwrap_or_default().trim();
+        rest.trim_matches(['"', '\'']).to_owned()
+    });
+    let cure = "give it with --name";
+    if let Some(name) = given {
+        return name
+            .parse()
+            .map_err(|error| Failure::usage(format!("`name:` of {}: {error}", file.display())).cure(cure));
+    }
+    let folder = file
+        .canonicalize()
+        .ok()
+        .and_then(|path| Some(path.parent()?.file_name()?.to_string_lossy().to_lowercase()))
+        .unwrap_or_default();
+    folder.parse().map_err(|error| {
+        Failure::usage(format!("the app has no name: no `name:` in the file, and its folder: {error}"))
+            .cure(cure)
+    })
+}
+
+/// Until every replica is ready *and* every node of them has applied the generation that the hub wants there: before
+/// that, what runs may still be what ran.
+async fn wait(client: &Client, name: &AppName, deadline: Instant) -> Result<AppStatus, Failure> {
+    let mut progress = Progress::new();
+    loop {
+        let status: AppStatus = client.get(&["apps", name.as_str()], &[]).await?;
+        let nodes: Vec<Node> = client.get(&["nodes"], &[]).await?;
+        let Some(missing) = missing(&status, &nodes) else { return Ok(status) };
+        if Instant::now() >= deadline {
+            progress.clear();
+            return Err(timed_out(name, &status, &missing));
+        }
+        progress
+            .line(&format!("{name}: {}/{} ready; {missing}", status.summary.ready, status.summary.desired));
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// What is still waited for; nothing once all is as it should be.
+fn missing(status: &AppStatus, nodes: &[Node]) -> Option<String> {
+    if status.replicas.is_empty() {
+        return Some("no node to run on".into());
+    }
+    for replica in &status.replicas {
+        let place = format!("{} on {}", replica.service, replica.hostname);
+        let node = nodes.iter().find(|node| node.id == replica.node)?;
+        let applied = node.status.as_ref().map_or(0, |status| status.generation);
+        if applied < node.desired_generation {
+            return Some(format!("{} has not applied it yet", replica.hostname));
+        }
+        let Some(workload) = &replica.status else { return Some(format!("{place} is not reported yet")) };
+        let settled = match workload.state {
+            WorkloadState::Running => matches!(workload.health, Health::None | Health::Healthy),
+            WorkloadState::Completed => true,
+            WorkloadState::Pending
+            | WorkloadState::Starting
+            | WorkloadState::Failed
+            | WorkloadState::Stopping => false,
+        };
+        if !settled {
+            return Some(format!("{place} is not ready"));
+        }
+    }
+    None
+}
+
+fn timed_out(name: &AppName, status: &AppStatus, missing: &str) -> Failure {
+    let mut problems = status.summary.problems.clone();
+    for replica in &status.replicas {
+        if let Some(detail) = replica.status.as_ref().and_then(|status| status.detail.as_ref()) {
+            problems.push(format!("{} on {}: {detail}", replica.service, replica.hostname));
+        }
+    }
+    let counts = format!("{} of {} ready", status.summary.ready, status.summary.desired);
+    Failure::timeout(format!("{name} is deployed, but not running everywhere yet ({counts}): {missing}"))
+        .cure(format!("cairn app status {name} --watch; cairn app logs {name}"))
+        .problems(problems)
+}

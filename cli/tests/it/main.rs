@@ -1,0 +1,16 @@
+//! The real binary against a hub that answers what a test says.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod hub;
+mod run;
+
+mod apps;
+mod artifacts;
+mod contexts;
+mod errors;
+mod generated;
+mod local;
+mod nodes;
+mod tokens;
+mod trust;
