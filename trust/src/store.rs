@@ -186,7 +186,7 @@ impl Store {
         }
         let mut state = self.state.clone();
         for (name, bytes) in &changes {
-            if name.len() > 200 || name.contains(['/', '\0']) || name.starts_with('.') {
+            if !is_file_name(name) {
                 return Err(StoreError::BadName { role: name.clone() });
             }
             let empty = || Entry { sha256: String::new(), next: None };
@@ -240,6 +240,11 @@ fn read_file(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
     durable::read(&path, MAX_FILE_BYTES).map_err(|source| StoreError::Io { action: "read", path, source })
 }
 
+/// Ending in `.json`, a name can be neither the state's, nor a temporary file's, nor `.` or `..`.
+fn is_file_name(name: &str) -> bool {
+    name.len() <= 200 && name.ends_with(".json") && !name.contains(['/', '\0'])
+}
+
 fn hash(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
@@ -261,8 +266,7 @@ fn decode(bytes: &[u8]) -> Result<State, &'static str> {
     if state.schema != SCHEMA {
         return Err("it was written by another version");
     }
-    let plain = |name: &String| !name.contains(['/', '\0']) && !name.starts_with('.');
-    if !state.files.keys().all(plain) {
+    if !state.files.keys().all(|name| is_file_name(name)) {
         return Err("it names files outside the folder");
     }
     Ok(state)
