@@ -3,10 +3,14 @@
 mod error;
 pub(crate) mod registry;
 
-use std::time::Duration;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{Method, RequestBuilder, Response};
+use cairn_trust::fetch::HttpFetch;
+use reqwest::{
+    Method, RequestBuilder, Response,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use url::Url;
 
@@ -104,6 +108,22 @@ impl Client {
         let url = self.url(path)?;
         let response = self.answer(self.request(Method::GET, url).timeout(ANSWER_TIMEOUT)).await?;
         self.body(response, max).await
+    }
+
+    /// The hub's artifacts repository, for a verifying client.
+    pub(crate) fn artifacts_repository(&self) -> Result<HttpFetch, Failure> {
+        let mut headers = HeaderMap::new();
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", self.connection.token.expose()))
+            .map_err(|_| Failure::usage("the access token is no text for a header"))?;
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+        let url = self.url(&["tuf", "artifacts"])?;
+        Ok(HttpFetch::new(self.http.clone(), url, Arc::new(move || headers.clone())))
+    }
+
+    /// Where to keep what is trusted of that repository.
+    pub(crate) fn trust_folder(&self) -> Option<&Path> {
+        self.connection.trust_folder.as_deref()
     }
 
     fn api(&self, path: &[&str]) -> Result<Url, Failure> {

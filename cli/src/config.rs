@@ -96,6 +96,11 @@ impl Store {
         self.folder.join("ca").join(format!("{name}.pem"))
     }
 
+    /// What a signer has trusted of a hub's artifacts repository so far.
+    pub(crate) fn trust_path(&self, name: &str) -> PathBuf {
+        self.folder.join("trust").join(name)
+    }
+
     /// The configuration; an empty one where there is none yet.
     pub(crate) fn load(&self) -> Result<Config, Failure> {
         let path = self.config_path();
@@ -120,18 +125,18 @@ impl Store {
         write_private(&self.ca_path(name), pem.as_bytes())
     }
 
-    /// Takes token and CA of a context away.
+    /// Takes token, CA and trusted metadata of a context away.
     pub(crate) fn forget(&self, name: &str) -> Result<(), Failure> {
         for path in [self.token_path(name), self.ca_path(name)] {
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => {
-                    return Err(Failure::failed(format!("cannot remove {}: {error}", path.display())));
-                }
-            }
+            gone(&path, fs::remove_file(&path))?;
         }
-        Ok(())
+        self.forget_trust(name)
+    }
+
+    /// Takes what was trusted of a hub away: it is another hub now.
+    pub(crate) fn forget_trust(&self, name: &str) -> Result<(), Failure> {
+        let path = self.trust_path(name);
+        gone(&path, fs::remove_dir_all(&path))
     }
 
     /// The token of a context. One that others can read is no secret any more, and is refused.
@@ -150,6 +155,15 @@ impl Store {
             .cure(format!("chmod 600 {shown}; if others may have read it, make a new token")));
         }
         Secret::parse(&read_if_there(&path)?.ok_or_else(gone)?, &shown)
+    }
+}
+
+fn gone(path: &Path, removed: std::io::Result<()>) -> Result<(), Failure> {
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Failure::failed(format!("cannot remove {}: {error}", path.display())))
+        }
+        _ => Ok(()),
     }
 }
 

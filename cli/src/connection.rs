@@ -1,6 +1,10 @@
 //! From context and environment to one hub: where, by which CA, as whom.
 
-use std::{env, net::IpAddr, path::Path};
+use std::{
+    env,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use url::{Host, Url};
 
@@ -19,6 +23,8 @@ pub(crate) struct Connection {
     pub(crate) token: Secret,
     /// Where the token came from, for messages.
     pub(crate) token_place: String,
+    /// Where to keep what is trusted of its artifacts repository; nowhere if only the environment knows this hub.
+    pub(crate) trust_folder: Option<PathBuf>,
 }
 
 impl Connection {
@@ -42,7 +48,7 @@ impl Connection {
             Failure::usage("CAIRN_HUB is set, but no access token")
                 .cure("set CAIRN_TOKEN_FILE to a file that holds one")
         })?;
-        Ok(Self { hub, ca, token, token_place })
+        Ok(Self { hub, ca, token, token_place, trust_folder: None })
     }
 
     fn from_context(wanted: Option<&str>) -> Result<Self, Failure> {
@@ -69,7 +75,7 @@ impl Connection {
             Some(found) => found,
             None => (store.read_token(name)?, format!("context {name}")),
         };
-        Ok(Self { hub, ca, token, token_place })
+        Ok(Self { hub, ca, token, token_place, trust_folder: Some(store.trust_path(name)) })
     }
 }
 

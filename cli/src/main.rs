@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod failure;
 mod oci_layout;
+mod proposal;
 mod reference;
 mod render;
 mod screen;

@@ -8,6 +8,7 @@ use std::{
 use cairn_model::{
     AppName,
     api::{AppStatus, AppSummary, Deploy, Node},
+    compose::App,
     report::{Health, WorkloadState},
 };
 use reqwest::Method;
@@ -21,9 +22,10 @@ pub(super) async fn run(
     args: AppDeploy,
 ) -> Result<(), Failure> {
     let compose = read_text(&args.file, "Compose file")?;
-    let name = match args.name {
+    let app = check(&args.file, &compose)?;
+    let name = match args.name.or(app.name) {
         Some(name) => name,
-        None => name_of(&args.file, &compose)?,
+        None => name_of_folder(&args.file)?,
     };
     let file = args.file.file_name().unwrap_or(args.file.as_os_str()).to_string_lossy().into_owned();
     let client = connect()?;
@@ -37,18 +39,17 @@ pub(super) async fn run(
     super::show_one(args.output.output, &status)
 }
 
-/// `name:` of the file, else the name of the folder that it is in, as Compose has it.
-fn name_of(file: &Path, compose: &str) -> Result<AppName, Failure> {
-    let given = compose.lines().find_map(|line| line.strip_prefix("name:")).map(|rest| {
-        let rest = rest.split(" #").next().unwrap_or_default().trim();
-        rest.trim_matches(['"', '\'']).to_owned()
-    });
-    let cure = "give it with --name";
-    if let Some(name) = given {
-        return name
-            .parse()
-            .map_err(|error| Failure::usage(format!("`name:` of {}: {error}", file.display())).cure(cure));
-    }
+/// The file as this version understands it: a mistake in it is found before anything is sent.
+fn check(file: &Path, compose: &str) -> Result<App, Failure> {
+    App::parse(&file.display().to_string(), compose).map_err(|problems| {
+        Failure::refused(format!("{} is not accepted", file.display()))
+            .cure("mend these lines; where a newer hub knows better, use its version of cairn")
+            .problems(problems.lines().collect())
+    })
+}
+
+/// The name of the folder that the file is in, as Compose has it.
+fn name_of_folder(file: &Path) -> Result<AppName, Failure> {
     let folder = file
         .canonicalize()
         .ok()
@@ -56,7 +57,7 @@ fn name_of(file: &Path, compose: &str) -> Result<AppName, Failure> {
         .unwrap_or_default();
     folder.parse().map_err(|error| {
         Failure::usage(format!("the app has no name: no `name:` in the file, and its folder: {error}"))
-            .cure(cure)
+            .cure("give it with --name")
     })
 }
 

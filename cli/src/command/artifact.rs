@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use cairn_model::api::Artifact;
-use jiff::Timestamp;
 use serde_json::json;
 
 use crate::{
@@ -58,9 +57,4 @@ fn read(path: &Path, image: Option<&str>) -> Result<Content, Failure> {
         return Err(Failure::usage("--image chooses in an OCI image layout, which is a folder"));
     }
     wasm_artifact::read(path)
-}
-
-/// The artifacts as a table, for a signer to look at.
-pub(super) fn table(artifacts: &[Artifact]) -> Result<String, Failure> {
-    render::list(Format::Table, artifacts, Timestamp::now())
 }

@@ -1,7 +1,153 @@
-//! `cairn artifact sign`: shows what an operator is about to call genuine, and signs that.
+//! `cairn artifact sign`: shows what an operator is about to call genuine, and signs that. The hub that proposes it is
+//! not trusted: what is genuine already comes verified from the artifacts repository, under a root that was pinned.
 
-use crate::{args::ArtifactSign, client::Client, failure::Failure};
+use std::{
+    fs,
+    io::{self, BufRead as _, IsTerminal as _},
+    path::{Path, PathBuf},
+};
 
-pub(super) async fn run(_client: &Client, _args: ArtifactSign) -> Result<(), Failure> {
-    Err(Failure::failed("not built in yet"))
+use cairn_model::{Digest, api::Artifact};
+use cairn_trust::{
+    client::{Client as Repository, Limits},
+    clock::{Clock, Freshness},
+    keys::KeyPair,
+    sign::sign_file,
+    store::{Store, StoreError},
+};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::{
+    args::{ArtifactSign, Format},
+    client::Client,
+    failure::{Failure, Kind, chain},
+    proposal::{self, Proposal},
+    render, screen,
+};
+
+/// Largest root that is pinned, and largest metadata that is signed.
+const MAX_ROOT_BYTES: usize = 512 << 10;
+const MAX_TARGETS_BYTES: usize = 32 << 20;
+
+pub(super) async fn run(client: &Client, args: ArtifactSign) -> Result<(), Failure> {
+    let key = KeyPair::load(&args.key).map_err(|error| Failure::usage(chain(&error)))?;
+    // A hub that only the environment names has no folder to remember its root in: it is pinned for this run.
+    let scratch =
+        tempfile::tempdir().map_err(|error| Failure::failed(format!("no temporary folder: {error}")))?;
+    let folder = client.trust_folder().unwrap_or(scratch.path()).join("artifacts");
+    let repository = verified(client, &folder, args.root.as_deref()).await?;
+    require_role(&repository, &key, &args.key)?;
+
+    let unsigned = client.raw(&["api", "v1", "artifacts", "unsigned-targets"], MAX_TARGETS_BYTES).await?;
+    let proposal = judge(&repository, &unsigned)?;
+    if proposal.added.is_empty() {
+        return screen::print("nothing to sign: all artifacts are signed\n");
+    }
+    screen::print(&render::list(Format::Table, &proposal.added, Timestamp::now())?)?;
+    screen::note(&format!(
+        "{} to be called genuine, in version {} of the targets, until {}",
+        proposal.added.len(),
+        proposal.version,
+        proposal.expires
+    ));
+    if args.dry_run {
+        return Ok(());
+    }
+    if !args.yes {
+        ask()?;
+    }
+    let signed = sign_file(&unsigned, &[&key]).map_err(|error| Failure::failed(chain(&error)))?;
+    let _: Vec<Artifact> = client.post_raw(&["artifacts", "signed-targets"], signed).await?;
+    screen::print(&format!("{} signed\n", proposal.added.len()))
+}
+
+/// The artifacts repository as it is now, followed from the pinned root.
+async fn verified(client: &Client, folder: &Path, root: Option<&Path>) -> Result<Repository, Failure> {
+    let store = pinned(client, folder, root).await?;
+    // Old metadata is no danger to a signer: what runs out is the nodes' concern, and must not keep him from signing.
+    let freshness = Freshness { grace: SignedDuration::from_hours(24 * 3650) };
+    let refused = |error: cairn_trust::client::ClientError| {
+        let kind = if error.is_transport() { Kind::NoConnection } else { Kind::Refused };
+        let attack = error.attack().map(|attack| format!(" (this looks like: {})", attack.name()));
+        Failure::new(
+            kind,
+            format!(
+                "the hub's artifacts repository can't be verified: {}{}",
+                chain(&error),
+                attack.unwrap_or_default()
+            ),
+        )
+        .cure("sign nothing until you know why")
+    };
+    let mut repository = Repository::open(store, Limits::default(), freshness).map_err(refused)?;
+    repository.refresh(&client.artifacts_repository()?, Clock::system_only()).await.map_err(refused)?;
+    Ok(repository)
+}
+
+/// The store with its pinned root: the one that was named, else the one of last time, else the hub's, this once.
+async fn pinned(client: &Client, folder: &Path, root: Option<&Path>) -> Result<Store, Failure> {
+    let unusable = |error: StoreError| Failure::usage(chain(&error));
+    if let Some(path) = root {
+        let bytes = fs::read(path)
+            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
+        return Store::init(folder, &bytes).map_err(unusable);
+    }
+    match Store::open(folder) {
+        Ok(store) => Ok(store),
+        Err(StoreError::Missing { .. }) if !folder.exists() => {
+            let bytes = client.raw(&["tuf", "artifacts", "1.root.json"], MAX_ROOT_BYTES).await?;
+            screen::note(&format!(
+                "taking the hub's word for its artifacts root, this once: {}\n  check it with whoever made the hub, or \
+                 name the file with --root",
+                Digest::of(&bytes)
+            ));
+            Store::init(folder, &bytes).map_err(unusable)
+        }
+        Err(error) => Err(unusable(error)),
+    }
+}
+
+/// Refuses a key whose signature would count for nothing, before anything is shown.
+fn require_role(repository: &Repository, key: &KeyPair, file: &PathBuf) -> Result<(), Failure> {
+    let id = key.public().tuf_key_id();
+    let counts = repository.root().role("targets").is_some_and(|role| role.keyids.iter().any(|k| *k == id));
+    if counts {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "the key in {} is not an artifacts targets key of this hub's root",
+        file.display()
+    ))
+    .cure("use the key that the root names; `cairn-hub init` wrote it as artifacts-targets.pem"))
+}
+
+fn judge(repository: &Repository, unsigned: &[u8]) -> Result<Proposal, Failure> {
+    let bad =
+        |error: serde_json::Error| Failure::refused(format!("what the hub wants signed is no JSON: {error}"));
+    let unsigned: Value = serde_json::from_slice(unsigned).map_err(bad)?;
+    let current =
+        repository.targets().ok_or_else(|| Failure::refused("the artifacts repository has no targets"))?;
+    let current = serde_json::to_value(current).map_err(bad)?;
+    proposal::compare(&current, &unsigned["signed"], Timestamp::now())
+        .map_err(|refusal| Failure::refused(refusal.to_string()).cure("sign nothing until you know why"))
+}
+
+fn ask() -> Result<(), Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(
+            Failure::usage("nobody is here to ask whether to sign").cure("look at --dry-run, then use --yes")
+        );
+    }
+    screen::note("sign these? [y/N]");
+    let mut answer = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::failed(format!("cannot read the answer: {error}")))?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(Failure::new(Kind::Failed, "not signed"))
+    }
 }

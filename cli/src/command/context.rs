@@ -83,7 +83,10 @@ fn add(store: &Store, args: ContextAdd) -> Result<(), Failure> {
     if let Some(pem) = ca {
         store.write_ca(&args.name, &pem)?;
     }
-    config.contexts.insert(args.name.clone(), Context { hub: hub.to_string() });
+    let before = config.contexts.insert(args.name.clone(), Context { hub: hub.to_string() });
+    if before.is_some_and(|before| before.hub != hub.as_str()) {
+        store.forget_trust(&args.name)?;
+    }
     if config.current.is_none() {
         config.current = Some(args.name.clone());
     }

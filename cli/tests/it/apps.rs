@@ -81,6 +81,19 @@ fn what_the_hub_finds_in_the_file_is_printed_a_line_each() {
 }
 
 #[test]
+fn mistakes_in_the_file_are_found_before_anything_is_sent() {
+    let hub = Hub::new();
+    let user = User::of(&hub.url());
+    user.file(
+        "compose.yaml",
+        "name: shop\nservices:\n  web:\n    image: demo/web:1\n    priviledged: true\n",
+    );
+    let ran = user.run(&["app", "deploy", "compose.yaml"]).fails(4, &["compose.yaml:5:5: ", "priviledged"]);
+    assert!(ran.err.ends_with("use its version of cairn\n"), "{ran:?}");
+    assert!(hub.asked().is_empty());
+}
+
+#[test]
 fn waiting_ends_when_the_node_has_applied_it_and_it_is_healthy() {
     let hub = Hub::new();
     hub.on("PUT /api/v1/apps/shop", 200, summary(0));

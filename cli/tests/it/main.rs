@@ -12,5 +12,6 @@ mod errors;
 mod generated;
 mod local;
 mod nodes;
+mod signing;
 mod tokens;
 mod trust;

@@ -1,0 +1,143 @@
+//! `cairn artifact sign`, with the two repositories as the hub makes them and keys kept elsewhere.
+
+use std::{fs, path::PathBuf};
+
+use cairn_model::Digest;
+use cairn_trust::{
+    keys::KeyPair,
+    sign::{Artifacts, HubKeys, Lifetimes, TargetEntry},
+};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{hub::Hub, run::User};
+
+struct Offline {
+    hub: Hub,
+    user: User,
+    folder: TempDir,
+    keys: HubKeys,
+    artifacts: Artifacts,
+    key: String,
+}
+
+impl Offline {
+    /// A hub with one genuine artifact, whose targets key is in its operator's folder.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = HubKeys::generate().unwrap();
+        keys.save(&folder.path().join("keys")).unwrap();
+        let tuf = folder.path().join("tuf");
+        let artifacts = Artifacts::init(&tuf, &keys, Lifetimes::default(), Timestamp::now()).unwrap();
+        artifacts.add(&keys, &[entry(b"old")], Timestamp::now()).unwrap();
+        let hub = Hub::new();
+        let user = User::of(&hub.url());
+        let key = folder.path().join("keys/artifacts-targets.pem").display().to_string();
+        let offline = Self { hub, user, folder, keys, artifacts, key };
+        offline.serve();
+        offline
+    }
+
+    /// All files of the repository as they are now.
+    fn serve(&self) {
+        let mut names = vec!["timestamp.json".to_owned()];
+        for version in 1..4 {
+            names.extend(["root", "snapshot", "targets"].map(|role| format!("{version}.{role}.json")));
+        }
+        for name in names {
+            if let Ok(bytes) = self.artifacts.file(&self.keys, &name, Timestamp::now()) {
+                let text = String::from_utf8(bytes).unwrap();
+                self.hub.on_with(&format!("GET /tuf/artifacts/{name}"), 200, &[], text);
+            }
+        }
+    }
+
+    fn propose(&self, change: impl FnOnce(&mut Value)) {
+        let unsigned = self.artifacts.unsigned_targets(&[entry(b"new")], Timestamp::now()).unwrap();
+        let mut unsigned: Value = serde_json::from_slice(&unsigned).unwrap();
+        change(&mut unsigned);
+        self.hub.on("GET /api/v1/artifacts/unsigned-targets", 200, unsigned);
+        self.hub.on("POST /api/v1/artifacts/signed-targets", 200, json!([]));
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+fn entry(manifest: &[u8]) -> TargetEntry {
+    TargetEntry::new(Digest::of(manifest), manifest.len() as u64).name("demo/x:1")
+}
+
+#[test]
+fn what_is_signed_is_shown_and_the_hub_can_publish_it() {
+    let offline = Offline::new();
+    offline.propose(|_| ());
+    let ran = offline.user.run(&["artifact", "sign", "--key", &offline.key, "--yes"]);
+    assert!(ran.err.contains("taking the hub's word"), "{ran:?}");
+    let out = ran.ok();
+    assert!(out.contains(Digest::of(b"new").as_str()) && !out.contains(Digest::of(b"old").as_str()), "{out}");
+    assert!(out.ends_with("1 signed\n"), "{out}");
+    let signed = offline.hub.only("POST /api/v1/artifacts/signed-targets").body;
+    offline.artifacts.accept_targets(&offline.keys, &signed, Timestamp::now()).unwrap();
+    assert!(offline.artifacts.contains(&Digest::of(b"new")));
+}
+
+#[test]
+fn nothing_is_signed_unasked() {
+    let offline = Offline::new();
+    offline.propose(|_| ());
+    offline.user.run(&["artifact", "sign", "--key", &offline.key, "--dry-run"]).ok();
+    offline
+        .user
+        .run(&["artifact", "sign", "--key", &offline.key])
+        .fails(2, &["nobody is here to ask", "--yes"]);
+    assert!(offline.hub.asked().iter().all(|asked| asked.what.starts_with("GET")));
+}
+
+#[test]
+fn rejects_a_proposal_that_takes_something_back() {
+    let offline = Offline::new();
+    offline.propose(|p| {
+        drop(p["signed"]["targets"].as_object_mut().unwrap().remove(&Digest::of(b"old").target_name()))
+    });
+    offline
+        .user
+        .run(&["artifact", "sign", "--key", &offline.key, "--yes"])
+        .fails(4, &["to be genuine no more", "sign nothing"]);
+}
+
+#[test]
+fn rejects_a_key_that_the_root_does_not_name() {
+    let offline = Offline::new();
+    offline.propose(|_| ());
+    let other = offline.file("other.pem");
+    KeyPair::generate().unwrap().save(&other).unwrap();
+    offline
+        .user
+        .run(&["artifact", "sign", "--key", &other.display().to_string(), "--yes"])
+        .fails(4, &["not an artifacts targets key"]);
+}
+
+#[test]
+fn rejects_a_hub_whose_root_is_not_the_pinned_one() {
+    let offline = Offline::new();
+    offline.propose(|_| ());
+    let stranger = HubKeys::generate().unwrap();
+    let tuf = offline.file("stranger");
+    Artifacts::init(&tuf, &stranger, Lifetimes::default(), Timestamp::now()).unwrap();
+    let root = tuf.join("1.root.json").display().to_string();
+    offline
+        .user
+        .run(&["artifact", "sign", "--key", &offline.key, "--root", &root, "--yes"])
+        .fails(4, &["can't be verified", "sign nothing"]);
+    // The pinned root stays pinned: another one is not taken in its place.
+    offline.user.run(&["artifact", "sign", "--key", &offline.key, "--yes"]).fails(4, &["can't be verified"]);
+    let own = offline.file("tuf/1.root.json");
+    assert!(fs::exists(&own).unwrap());
+    offline
+        .user
+        .run(&["artifact", "sign", "--key", &offline.key, "--root", &own.display().to_string(), "--yes"])
+        .fails(2, &["another root"]);
+}
