@@ -36,3 +36,25 @@ guest_cc() {
 wasm_tools() {
   "$tools/bin/wasm-tools" "$@"
 }
+
+# Path of the adapter from preview 1 to a component; $1 is command, reactor or proxy.
+ADAPTER=48.0.8
+wasi_adapter() {
+  adapter=$cache/adapter-$ADAPTER
+  if ! [ -e "$adapter/complete" ]; then
+    rm -rf "$adapter"
+    mkdir -p "$adapter/src"
+    : >"$adapter/src/lib.rs"
+    cat >"$adapter/Cargo.toml" <<END
+[package]
+name = "adapter"
+edition = "2024"
+[dependencies]
+wasi-preview1-component-adapter-provider = "=$ADAPTER"
+[workspace]
+END
+    (cd "$adapter" && cargo vendor --quiet >&2)
+    touch "$adapter/complete"
+  fi
+  echo "$adapter/vendor/wasi-preview1-component-adapter-provider/artefacts/wasi_snapshot_preview1.$1.wasm"
+}
