@@ -27,8 +27,8 @@ pub use health::{HealthCheck, Probe};
 pub use image::ImageRef;
 pub use problem::{Problem, Problems};
 pub use service::{
-    Arch, Condition, Deploy, Limits, Mode, NetworkMode, Platform, Port, Protocol, Restart, Service, Tmpfs, Ulimit,
-    VolumeMount,
+    Arch, Condition, Deploy, Limits, Mode, NetworkMode, Platform, Port, Protocol, Restart, Service, Tmpfs,
+    Ulimit, VolumeMount,
 };
 pub(crate) use values::signal_name;
 

@@ -1,11 +1,14 @@
 //! `desired-state.json`: everything that concerns one node, as the hub signs it (design section 3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AppName, Digest, NodeId, ServiceName};
+use crate::{
+    document::{self, DocumentError},
+    id::{AppName, Digest, NodeId, ServiceName},
+};
 
 /// The target name of this document in the node's director repository.
 pub const TARGET_NAME: &str = "desired-state.json";
@@ -33,6 +36,36 @@ pub struct DesiredState {
     pub commands: Vec<Command>,
     /// How the node behaves towards its hub.
     pub policy: Policy,
+}
+
+impl DesiredState {
+    /// Reads a desired state.
+    ///
+    /// # Errors
+    /// If it is larger than [`MAX_BYTES`], of a schema that is not known, malformed, or unsound: a replica or command
+    /// twice, a pause of zero.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        let state: Self = document::parse("desired state", bytes, MAX_BYTES as usize, SCHEMA)?;
+        for (service, indices) in state.apps.values().flat_map(|app| &app.services) {
+            let mut seen = BTreeSet::new();
+            if let Some(&index) = indices.iter().find(|index| !seen.insert(**index)) {
+                return Err(DocumentError::ReplicaTwice { service: service.clone(), index });
+            }
+        }
+        let mut ids = BTreeSet::new();
+        for Command { id, .. } in &state.commands {
+            if id.is_empty() || id.len() > 128 || !ids.insert(id) {
+                return Err(DocumentError::CommandId { id: id.chars().take(80).collect() });
+            }
+        }
+        let Policy { poll_seconds, report_seconds } = state.policy;
+        for (key, seconds) in [("poll_seconds", poll_seconds), ("report_seconds", report_seconds)] {
+            if seconds == 0 {
+                return Err(DocumentError::Pause { key });
+            }
+        }
+        Ok(state)
+    }
 }
 
 /// One app on one node.

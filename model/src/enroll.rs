@@ -4,7 +4,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{facts::Facts, id::NodeId};
+use crate::{
+    document::{self, DocumentError},
+    facts::Facts,
+    id::NodeId,
+};
+
+/// The `schema` number of [`EnrollRequest`] and [`EnrollGrant`].
+pub const SCHEMA: u32 = 1;
+
+/// Largest enrolment request that is read, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 128 << 10;
 
 /// The payload of the JWS that a blank node posts to `/node/v1/enroll`, signed by the key that it names: proof that the
 /// node holds it.
@@ -18,6 +28,16 @@ pub struct EnrollRequest {
     pub public_key: String,
     /// What the node is.
     pub facts: Facts,
+}
+
+impl EnrollRequest {
+    /// Reads the payload of an enrolment request.
+    ///
+    /// # Errors
+    /// If it is larger than [`MAX_REQUEST_BYTES`], of a schema that is not known, or malformed.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        document::parse("enrolment request", bytes, MAX_REQUEST_BYTES, SCHEMA)
+    }
 }
 
 /// Where a node stands with its hub.

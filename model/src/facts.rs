@@ -5,8 +5,13 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::document::{self, DocumentError};
+
 /// The `schema` number of [`Facts`].
 pub const SCHEMA: u32 = 1;
+
+/// Largest document that is read, in bytes.
+pub const MAX_BYTES: usize = 64 << 10;
 
 /// A node's capabilities, read at start of the daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -36,4 +41,14 @@ pub struct Facts {
     /// Labels that the node's own configuration sets; the hub's labels override them.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+impl Facts {
+    /// Reads facts.
+    ///
+    /// # Errors
+    /// If they are larger than [`MAX_BYTES`], of a schema that is not known, or malformed.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        document::parse("facts", bytes, MAX_BYTES, SCHEMA)
+    }
 }

@@ -1,8 +1,8 @@
 //! Identifiers as validated newtypes: what parses is well-formed for the rest of its life.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -23,17 +23,26 @@ impl IdError {
 }
 
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $valid:expr) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $pattern:literal, $valid:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        #[schemars(with = "String")]
         pub struct $name(String);
 
         impl $name {
             /// The text form.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "description": concat!("A ", $what, "."), "pattern": $pattern })
             }
         }
 
@@ -79,24 +88,32 @@ text_id!(
     /// A node: `n-` and the first 16 hex digits of the SHA-256 of its raw Ed25519 public key. Derived, so that the same
     /// node that enrols twice is the same node.
     NodeId, "node id", "expected n- and 16 lower-case hex digits",
+    "^n-[0-9a-f]{16}$",
     |t| t.strip_prefix("n-").is_some_and(|h| h.len() == 16 && is_lower_hex(h))
 );
 text_id!(
     /// An app's name: an RFC 1123 label of at most 40 characters that starts with a letter.
-    AppName, "app name", "expected 1 to 40 of a-z, 0-9 and inner hyphens, a letter first", |t| is_label(t, 40)
+    AppName, "app name", "expected 1 to 40 of a-z, 0-9 and inner hyphens, a letter first",
+    "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$",
+    |t| is_label(t, 40)
 );
 text_id!(
     /// A Compose service's name, narrowed to what is also a host name: an RFC 1123 label of at most 40 characters.
-    ServiceName, "service name", "expected 1 to 40 of a-z, 0-9 and inner hyphens, a letter first", |t| is_label(t, 40)
+    ServiceName, "service name", "expected 1 to 40 of a-z, 0-9 and inner hyphens, a letter first",
+    "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$",
+    |t| is_label(t, 40)
 );
 text_id!(
     /// The kernel's boot id (`/proc/sys/kernel/random/boot_id`) without hyphens: 32 lower-case hex digits.
-    BootId, "boot id", "expected 32 lower-case hex digits", |t| t.len() == 32 && is_lower_hex(t)
+    BootId, "boot id", "expected 32 lower-case hex digits",
+    "^[0-9a-f]{32}$",
+    |t| t.len() == 32 && is_lower_hex(t)
 );
 text_id!(
     /// A content digest, `sha256:` and 64 lower-case hex digits (OCI Image Spec, "Digests"; other algorithms are
     /// refused).
     Digest, "digest", "expected sha256: and 64 lower-case hex digits",
+    "^sha256:[0-9a-f]{64}$",
     |t| t.strip_prefix("sha256:").is_some_and(|h| h.len() == 64 && is_lower_hex(h))
 );
 
@@ -157,6 +174,29 @@ mod tests {
         }
         assert!("n-0123456789abcdef".parse::<NodeId>().is_ok());
         assert!("n-0123".parse::<NodeId>().is_err());
+    }
+
+    #[test]
+    fn the_schemas_patterns_are_the_grammar() {
+        fn check<T: FromStr + JsonSchema>(text: &str) {
+            let schema = schemars::schema_for!(T);
+            let pattern = regex::Regex::new(schema.get("pattern").unwrap().as_str().unwrap()).unwrap();
+            assert_eq!(pattern.is_match(text), text.parse::<T>().is_ok(), "{text:?}");
+        }
+        let mut texts = vec![String::new()];
+        for part in ["a", "-", "9", "a-", "A", "_", "\n", "0123456789abcdef"] {
+            for count in [1, 2, 4, 32, 39, 40, 41, 64] {
+                texts
+                    .extend(["", "n-", "sha256:", "a"].map(|start| format!("{start}{}", part.repeat(count))));
+            }
+        }
+        for text in texts {
+            check::<NodeId>(&text);
+            check::<AppName>(&text);
+            check::<ServiceName>(&text);
+            check::<BootId>(&text);
+            check::<Digest>(&text);
+        }
     }
 
     #[test]

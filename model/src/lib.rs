@@ -7,6 +7,7 @@
 pub mod api;
 pub mod compose;
 pub mod desired;
+pub mod document;
 pub mod enroll;
 pub mod facts;
 pub mod id;
@@ -17,6 +18,7 @@ pub mod resolve;
 pub mod workload;
 
 pub use desired::DesiredState;
+pub use document::DocumentError;
 pub use facts::Facts;
 pub use id::{AppName, BootId, Digest, IdError, NodeId, ServiceName};
 pub use report::Report;

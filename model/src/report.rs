@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    document::{self, DocumentError},
     facts::Facts,
     id::{AppName, BootId, Digest, NodeId, ServiceName},
 };
@@ -30,6 +31,20 @@ pub struct Report {
     pub time_ms: i64,
     /// What happened, in order.
     pub records: Vec<Record>,
+}
+
+impl Report {
+    /// Reads the payload of an envelope.
+    ///
+    /// # Errors
+    /// If it is larger than [`MAX_ENVELOPE_BYTES`], of a schema that is not known, malformed, or has sequence 0.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        let report: Self = document::parse("report", bytes, MAX_ENVELOPE_BYTES, SCHEMA)?;
+        if report.sequence == 0 {
+            return Err(DocumentError::Sequence { node: report.node });
+        }
+        Ok(report)
+    }
 }
 
 /// One thing that a node says.

@@ -128,7 +128,9 @@ pub struct ResolvedLimits {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     /// The artifact is of another app: an attacker could mount one app's volumes into another.
-    #[error("app {wanted} is desired, but its artifact says that it is {actual}; deploy it under its own name")]
+    #[error(
+        "app {wanted} is desired, but its artifact says that it is {actual}; deploy it under its own name"
+    )]
     OtherApp {
         /// By the desired state.
         wanted: AppName,
@@ -152,7 +154,9 @@ pub enum ResolveError {
         index: u32,
     },
     /// Two replicas on one node want the same port of it.
-    #[error("replicas of service {service} on one node all publish port {port}; set max_replicas_per_node: 1")]
+    #[error(
+        "replicas of service {service} on one node all publish port {port}; set max_replicas_per_node: 1"
+    )]
     PortTwice {
         /// The service.
         service: ServiceName,
@@ -160,7 +164,9 @@ pub enum ResolveError {
         port: u16,
     },
     /// An image without digest.
-    #[error("the image {image} of service {service} is not pinned to a digest; deploy the app through the hub")]
+    #[error(
+        "the image {image} of service {service} is not pinned to a digest; deploy the app through the hub"
+    )]
     NotPinned {
         /// The service.
         service: ServiceName,
@@ -253,12 +259,19 @@ fn replica(
         health: service.healthcheck.clone(),
         restart: service.restart,
         depends_on: service.depends_on.iter().map(|(name, condition)| (name.clone(), *condition)).collect(),
-        stop_signal: signal.and_then(|name| crate::compose::signal_name(&name)).unwrap_or("SIGTERM").to_owned(),
+        stop_signal: signal
+            .and_then(|name| crate::compose::signal_name(&name))
+            .unwrap_or("SIGTERM")
+            .to_owned(),
         stop_grace: service.stop_grace_period.unwrap_or(Duration::from_secs(10)),
         read_only: service.read_only,
         cap_add: service.cap_add.clone(),
         cap_drop: service.cap_drop.clone(),
-        ulimits: service.ulimits.iter().map(|(name, limit)| (rlimit_name(name), limit.soft, limit.hard)).collect(),
+        ulimits: service
+            .ulimits
+            .iter()
+            .map(|(name, limit)| (rlimit_name(name), limit.soft, limit.hard))
+            .collect(),
         sysctls: service.sysctls.clone(),
         init: service.init,
         extra_hosts: service.extra_hosts.clone(),

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use super::{
-    App, Condition, Constraint, Deploy, HealthCheck, Limits, Mode, NetworkMode, Platform, Port, Probe, Restart, Service,
-    Tmpfs, Ulimit, VolumeMount, values,
+    App, Condition, Constraint, Deploy, HealthCheck, Limits, Mode, NetworkMode, Platform, Port, Probe,
+    Restart, Service, Tmpfs, Ulimit, VolumeMount, values,
 };
 
 /// A JSON value whose maps are sorted whatever features serde_json is built with.
@@ -28,7 +28,8 @@ pub(super) fn write(app: &App) -> Vec<u8> {
     if let Some(name) = &app.name {
         top.insert("name".into(), text(name.as_str()));
     }
-    let services = app.services.iter().map(|(name, service)| (name.to_string(), Json::Map(write_service(service))));
+    let services =
+        app.services.iter().map(|(name, service)| (name.to_string(), Json::Map(write_service(service))));
     top.insert("services".into(), Json::Map(services.collect()));
     let volumes = app.volumes.iter().map(|(name, volume)| {
         let mut map = Map::new();
@@ -104,7 +105,8 @@ fn write_service(service: &Service) -> Map {
     if let Some(check) = &service.healthcheck {
         write_health(&mut map, check);
     }
-    let depends_on = service.depends_on.iter().map(|(name, condition)| (name.to_string(), dependency(*condition)));
+    let depends_on =
+        service.depends_on.iter().map(|(name, condition)| (name.to_string(), dependency(*condition)));
     put_map(&mut map, "depends_on", depends_on.collect());
     put_text(&mut map, "restart", restart(service.restart).as_deref());
     put_text(&mut map, "stop_signal", service.stop_signal.as_deref());
@@ -115,7 +117,11 @@ fn write_service(service: &Service) -> Map {
     put_list(&mut map, "cap_drop", service.cap_drop.iter().map(|name| text(name)).collect());
     put_flag(&mut map, "read_only", service.read_only);
     put_flag(&mut map, "init", service.init);
-    put_map(&mut map, "ulimits", service.ulimits.iter().map(|(name, limit)| (name.clone(), ulimit(*limit))).collect());
+    put_map(
+        &mut map,
+        "ulimits",
+        service.ulimits.iter().map(|(name, limit)| (name.clone(), ulimit(*limit))).collect(),
+    );
     put_texts_by_name(&mut map, "sysctls", &service.sysctls);
     put_text(&mut map, "hostname", service.hostname.as_deref());
     let hosts = service.extra_hosts.iter().map(|(name, address)| text(&format!("{name}={address}")));
@@ -172,7 +178,8 @@ fn write_health(service: &mut Map, check: &HealthCheck) {
             map.insert("test".into(), Json::List(words.collect()));
         }
         Probe::Http { port, path } => {
-            let http = Map::from([("port".into(), Json::Number((*port).into())), ("path".into(), text(path))]);
+            let http =
+                Map::from([("port".into(), Json::Number((*port).into())), ("path".into(), text(path))]);
             put_map(&mut probe, "http", http);
         }
         Probe::Tcp { port } => {
@@ -209,7 +216,8 @@ fn restart(restart: Restart) -> Option<String> {
 }
 
 fn ulimit(limit: Ulimit) -> Json {
-    let number = |value: u64| if value == u64::MAX { Json::Text("-1".to_owned()) } else { Json::Number(value) };
+    let number =
+        |value: u64| if value == u64::MAX { Json::Text("-1".to_owned()) } else { Json::Number(value) };
     Json::Map(Map::from([("soft".into(), number(limit.soft)), ("hard".into(), number(limit.hard))]))
 }
 

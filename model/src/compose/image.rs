@@ -46,9 +46,9 @@ fn is_component(text: &str) -> bool {
     alnum(first)
         && alnum(last)
         && bytes.iter().all(|&b| alnum(b) || matches!(b, b'.' | b'_' | b'-'))
-        && text
-            .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            .all(|separator| matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-'))
+        && text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).all(|separator| {
+            matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-')
+        })
 }
 
 impl FromStr for ImageRef {
@@ -77,7 +77,10 @@ impl FromStr for ImageRef {
         }
         let tag_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         if let Some(tag) = tag
-            && (tag.is_empty() || tag.len() > 128 || tag.starts_with(['.', '-']) || !tag.bytes().all(tag_byte))
+            && (tag.is_empty()
+                || tag.len() > 128
+                || tag.starts_with(['.', '-'])
+                || !tag.bytes().all(tag_byte))
         {
             return Err(ImageRefError::Tag(cut(tag)));
         }

@@ -21,7 +21,8 @@ impl Section {
         }
         let cause = format!("`{key}` is not a key of {}", self.what);
         let names = || self.honoured.iter().copied().chain(self.refused.iter().map(|(name, _)| *name));
-        let nearest = names().map(|name| (strsim::damerau_levenshtein(name, &key.to_lowercase()), name)).min();
+        let nearest =
+            names().map(|name| (strsim::damerau_levenshtein(name, &key.to_lowercase()), name)).min();
         match nearest {
             Some((distance, name)) if distance <= 2 && distance < name.len() => {
                 (cause, format!("did you mean `{name}`?"))
@@ -35,7 +36,10 @@ pub(super) const TOP: Section = Section {
     what: "a Compose file",
     honoured: &["name", "services", "volumes", "version", "x-cairn"],
     refused: &[
-        ("networks", "remove it: the services of an app share a network of their own and reach each other by name"),
+        (
+            "networks",
+            "remove it: the services of an app share a network of their own and reach each other by name",
+        ),
         ("configs", "put the file into the image, or the value into `environment`"),
         ("secrets", "put the secret into a named volume on the node"),
         ("include", "write the services into this file"),
@@ -46,9 +50,33 @@ pub(super) const TOP: Section = Section {
 pub(super) const SERVICE: Section = Section {
     what: "a service",
     honoured: &[
-        "image", "platform", "command", "entrypoint", "environment", "user", "working_dir", "ports", "volumes", "tmpfs",
-        "healthcheck", "depends_on", "restart", "stop_signal", "stop_grace_period", "cap_add", "cap_drop", "read_only",
-        "ulimits", "sysctls", "init", "hostname", "extra_hosts", "network_mode", "labels", "deploy", "x-cairn",
+        "image",
+        "platform",
+        "command",
+        "entrypoint",
+        "environment",
+        "user",
+        "working_dir",
+        "ports",
+        "volumes",
+        "tmpfs",
+        "healthcheck",
+        "depends_on",
+        "restart",
+        "stop_signal",
+        "stop_grace_period",
+        "cap_add",
+        "cap_drop",
+        "read_only",
+        "ulimits",
+        "sysctls",
+        "init",
+        "hostname",
+        "extra_hosts",
+        "network_mode",
+        "labels",
+        "deploy",
+        "x-cairn",
     ],
     refused: &[
         ("annotations", "use `labels`"),
@@ -94,7 +122,10 @@ pub(super) const SERVICE: Section = Section {
         ("mem_swappiness", REMOVE),
         ("memswap_limit", REMOVE),
         ("models", REMOVE),
-        ("networks", "remove it: the services of an app share a network of their own and reach each other by name"),
+        (
+            "networks",
+            "remove it: the services of an app share a network of their own and reach each other by name",
+        ),
         ("oom_kill_disable", REMOVE),
         ("oom_score_adj", REMOVE),
         ("pid", REMOVE),

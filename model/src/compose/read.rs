@@ -34,7 +34,11 @@ pub(super) fn app(file: &str, yaml: &str) -> Result<App, Problems> {
     // The canonical form can be longer than the file: aliases are written out and characters escaped. What is accepted
     // here must be accepted by the node.
     if canonical::write(&app).len() > MAX_BYTES - PIN_BYTES {
-        return Err(whole(file, "the file is larger than 1 MiB with everything written out", "split the app"));
+        return Err(whole(
+            file,
+            "the file is larger than 1 MiB with everything written out",
+            "split the app",
+        ));
     }
     Ok(app)
 }
@@ -50,7 +54,8 @@ pub(super) fn canonical(bytes: &[u8]) -> Result<App, Problems> {
 
 fn whole(file: &str, cause: &str, cure: &str) -> Problems {
     let Place { line, column } = Place::START;
-    let problem = Problem { line, column, key: String::new(), cause: cause.to_owned(), cure: cure.to_owned() };
+    let problem =
+        Problem { line, column, key: String::new(), cause: cause.to_owned(), cure: cure.to_owned() };
     Problems { file: file.to_owned(), list: vec![problem] }
 }
 
@@ -100,7 +105,12 @@ fn top(reader: &mut Reader, root: &Field<'_>) -> Option<App> {
     }
     let Some(services) = services else {
         if root.is_map() {
-            reader.refuse(root.at(), "", "the file has no `services`", "write at least one service with an image");
+            reader.refuse(
+                root.at(),
+                "",
+                "the file has no `services`",
+                "write at least one service with an image",
+            );
         }
         return None;
     };

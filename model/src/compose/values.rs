@@ -155,10 +155,17 @@ pub(super) const RLIMITS: [&str; 15] = [
 
 /// Whether a kernel parameter belongs to a container's own namespaces.
 pub(super) fn is_namespaced_sysctl(name: &str) -> bool {
-    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) && !name.contains("..");
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && !name.contains("..");
     let exact = [
-        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-        "kernel.shmmni", "kernel.shm_rmid_forced",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
     ];
     let below = |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty());
     plain && name.len() <= 200 && (exact.contains(&name) || below("net.") || below("fs.mqueue."))

@@ -77,13 +77,24 @@ impl Flaw {
 /// # Errors
 /// The flaw behind which nothing can be understood.
 pub(super) fn load(text: &str) -> Result<(Node, Vec<Flaw>), Flaw> {
-    let mut loader = Loader { nodes: 0, bytes: 0, open: Vec::new(), anchors: HashMap::new(), flaws: Vec::new(), root: None };
+    let mut loader = Loader {
+        nodes: 0,
+        bytes: 0,
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        flaws: Vec::new(),
+        root: None,
+    };
     let mut parser: Parser<'_, StrInput<'_>> = Parser::new_from_str(text);
     let mut documents = 0;
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| {
             let info = error.info().chars().take(200).collect::<String>();
-            Flaw::new((*error.marker()).into(), format!("this is no YAML: {info}"), "mind indentation, colons and quotes")
+            Flaw::new(
+                (*error.marker()).into(),
+                format!("this is no YAML: {info}"),
+                "mind indentation, colons and quotes",
+            )
         })?;
         if matches!(event, Event::DocumentStart(_)) {
             documents += 1;
@@ -99,7 +110,9 @@ pub(super) fn load(text: &str) -> Result<(Node, Vec<Flaw>), Flaw> {
     }
     match loader.root {
         Some(root) => Ok((root, loader.flaws)),
-        None => Err(Flaw::new(Place::START, "the file is empty", "write `services:` with at least one service")),
+        None => {
+            Err(Flaw::new(Place::START, "the file is empty", "write `services:` with at least one service"))
+        }
     }
 }
 
@@ -178,7 +191,9 @@ impl Loader {
         if self.nodes > MAX_NODES || self.bytes > super::MAX_BYTES {
             return Err(Flaw::new(
                 at,
-                format!("the file has more than {MAX_NODES} values or 1 MiB of text with all aliases written out"),
+                format!(
+                    "the file has more than {MAX_NODES} values or 1 MiB of text with all aliases written out"
+                ),
                 "split the app, or use fewer aliases",
             ));
         }
@@ -231,15 +246,17 @@ impl Loader {
                 None => *key = Some(map_key(node, &mut self.flaws)),
                 Some(MapKey::Merge) => merged.push(node),
                 Some(MapKey::Bad) => {}
-                Some(MapKey::Named(named)) => match entries.iter().find(|(other, _)| other.text == named.text) {
-                    Some((first, _)) => self.flaws.push(Flaw {
-                        at: named.at,
-                        key: named.text.chars().take(80).collect(),
-                        cause: format!("this key is here twice, first at line {}", first.at.line),
-                        cure: "keep one of them",
-                    }),
-                    None => entries.push((named, node)),
-                },
+                Some(MapKey::Named(named)) => {
+                    match entries.iter().find(|(other, _)| other.text == named.text) {
+                        Some((first, _)) => self.flaws.push(Flaw {
+                            at: named.at,
+                            key: named.text.chars().take(80).collect(),
+                            cause: format!("this key is here twice, first at line {}", first.at.line),
+                            cure: "keep one of them",
+                        }),
+                        None => entries.push((named, node)),
+                    }
+                }
             },
         }
     }
@@ -259,7 +276,11 @@ impl Loader {
                         }
                     }
                 }
-                _ => self.flaws.push(Flaw::new(node.at, "`<<` can merge maps only", "give it a map or a list of maps")),
+                _ => self.flaws.push(Flaw::new(
+                    node.at,
+                    "`<<` can merge maps only",
+                    "give it a map or a list of maps",
+                )),
             }
         }
         entries

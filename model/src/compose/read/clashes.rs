@@ -62,7 +62,12 @@ impl Clashes {
         for (volume, at, path) in &self.volumes {
             if !volumes.contains_key(volume) && intact {
                 let cause = format!("there is no volume {volume:?} in this file");
-                reader.refuse(*at, path, cause, format!("write `volumes: {{{volume}: {{}}}}` at the top level"));
+                reader.refuse(
+                    *at,
+                    path,
+                    cause,
+                    format!("write `volumes: {{{volume}: {{}}}}` at the top level"),
+                );
             }
         }
         self.check_ports(reader);
@@ -115,7 +120,8 @@ impl Clashes {
             if let Some(cycle) = cycle_through(&dependency.of, &edges) {
                 let first = cycle.first().unwrap_or(&dependency);
                 let names = cycle.iter().map(|edge| edge.of.as_str()).chain([first.of.as_str()]);
-                let cause = format!("these services wait for each other: {}", names.collect::<Vec<_>>().join(" → "));
+                let cause =
+                    format!("these services wait for each other: {}", names.collect::<Vec<_>>().join(" → "));
                 reader.refuse(first.at, &first.path, cause, "remove one of the dependencies");
                 done.extend(cycle.iter().map(|edge| edge.of.clone()));
             }

@@ -27,7 +27,9 @@ pub(super) fn read<'a>(reader: &mut Reader, field: &Field<'a>) -> Draft<'a> {
     let mut draft = Draft::default();
     for (key, field) in reader.entries(field) {
         match key {
-            "mode" => draft.global = reader.choice(&field, &[("replicated", false), ("global", true)]) == Some(true),
+            "mode" => {
+                draft.global = reader.choice(&field, &[("replicated", false), ("global", true)]) == Some(true)
+            }
             "replicas" => {
                 let replicas = reader.number32(&field, 0, MAX_REPLICAS);
                 draft.replicas = replicas.map(|replicas| (replicas, field));
@@ -47,7 +49,12 @@ impl Draft<'_> {
         match (&self.replicas, self.global) {
             (Some((_, field)), true) => {
                 let cause = "`mode: global` runs one replica on every node that fits";
-                reader.refuse(field.key_at, &field.path, cause, "remove `replicas`, or use `mode: replicated`");
+                reader.refuse(
+                    field.key_at,
+                    &field.path,
+                    cause,
+                    "remove `replicas`, or use `mode: replicated`",
+                );
             }
             (_, true) => self.deploy.mode = Mode::Global,
             (Some((replicas, _)), false) => self.deploy.mode = Mode::Replicated { replicas: *replicas },
@@ -100,7 +107,9 @@ fn limits(reader: &mut Reader, field: &Field<'_>, section: &Section) -> Limits {
                 }
             }
             // Reservations have no pids in the specification: the same rule that refuses it refuses it by name.
-            "pids" if std::ptr::eq(section, &known::LIMITS) => limits.pids = reader.number(&field, 1, 4_194_304),
+            "pids" if std::ptr::eq(section, &known::LIMITS) => {
+                limits.pids = reader.number(&field, 1, 4_194_304)
+            }
             other => reader.unknown(&field, other, section),
         }
     }
@@ -108,20 +117,23 @@ fn limits(reader: &mut Reader, field: &Field<'_>, section: &Section) -> Limits {
 }
 
 fn placement(reader: &mut Reader, field: &Field<'_>, deploy: &mut Deploy) {
-    const CURE: &str = "write `node.labels.<name>==<value>`, or != ; also node.id, node.hostname, node.platform.arch";
+    const CURE: &str =
+        "write `node.labels.<name>==<value>`, or != ; also node.id, node.hostname, node.platform.arch";
     for (key, field) in reader.entries(field) {
         match key {
             "constraints" => {
                 for item in reader.items(&field) {
                     if let Some(text) = reader.full_text(&item) {
-                        let parsed = text.parse::<Constraint>().map_err(|error| format!("the constraint {error}"));
+                        let parsed =
+                            text.parse::<Constraint>().map_err(|error| format!("the constraint {error}"));
                         deploy.constraints.extend(reader.ok(&item, parsed, CURE));
                     }
                 }
             }
             "max_replicas_per_node" => {
                 // Compose writes 0 for no limit.
-                deploy.max_replicas_per_node = reader.number32(&field, 0, MAX_REPLICAS).filter(|max| *max > 0);
+                deploy.max_replicas_per_node =
+                    reader.number32(&field, 0, MAX_REPLICAS).filter(|max| *max > 0);
             }
             other => reader.unknown(&field, other, &known::PLACEMENT),
         }

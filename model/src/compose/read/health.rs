@@ -67,7 +67,9 @@ fn compose(reader: &mut Reader, field: &Field<'_>, check: &mut HealthCheck) -> (
             "disable" => disabled = reader.boolean(&field).unwrap_or_default(),
             "interval" => check.interval = pace(reader, &field).unwrap_or(check.interval),
             "timeout" => check.timeout = pace(reader, &field).unwrap_or(check.timeout),
-            "start_period" => check.start_period = process::duration(reader, &field).unwrap_or(check.start_period),
+            "start_period" => {
+                check.start_period = process::duration(reader, &field).unwrap_or(check.start_period)
+            }
             "retries" => check.retries = reader.number32(&field, 1, 1000).unwrap_or(check.retries),
             other => reader.unknown(&field, other, &known::HEALTHCHECK),
         }
@@ -104,7 +106,11 @@ fn read_test(reader: &mut Reader, field: &Field<'_>) -> Test {
         Some((word, [command])) if word == "CMD-SHELL" && !command.is_empty() => shell(command.clone()),
         first => {
             let first = first.map_or("", |(word, _)| word);
-            reader.refuse_value(field, format!("this test cannot be run (it starts with {:?})", cut(first)), CURE);
+            reader.refuse_value(
+                field,
+                format!("this test cannot be run (it starts with {:?})", cut(first)),
+                CURE,
+            );
             Test::Bad
         }
     }

@@ -121,8 +121,10 @@ impl Mounts {
         match kind {
             Type::Other => {}
             Type::Tmpfs => {
-                for (field, what) in [(source.map(|(_, field)| field), "source"), (read_only.map(|(_, field)| field), "read_only")]
-                {
+                for (field, what) in [
+                    (source.map(|(_, field)| field), "source"),
+                    (read_only.map(|(_, field)| field), "read_only"),
+                ] {
                     if let Some(field) = field {
                         let cause = format!("a tmpfs has no `{what}`");
                         reader.refuse(field.key_at, &field.path, cause, "remove it");
@@ -184,7 +186,12 @@ impl Mounts {
         let mut targets = std::collections::BTreeSet::new();
         let mut target = |reader: &mut Reader, target: &str, origin: &Origin| {
             if target == "/" {
-                reader.refuse(origin.at, &origin.path, "this would hide the whole image", "mount it below `/`");
+                reader.refuse(
+                    origin.at,
+                    &origin.path,
+                    "this would hide the whole image",
+                    "mount it below `/`",
+                );
             }
             if !targets.insert(target.to_owned()) {
                 let cause = format!("{:?} is mounted twice in this service", cut(target));
@@ -215,7 +222,11 @@ fn short(reader: &mut Reader, field: &Field<'_>) -> Option<VolumeMount> {
         if source.starts_with('/') {
             reader.refuse_value(field, "volumes without a name are not supported yet", USE_VOLUME);
         } else {
-            reader.refuse_value(field, format!("{:?} names no path inside", cut(&text)), "write \"volume:/path/inside\"");
+            reader.refuse_value(
+                field,
+                format!("{:?} names no path inside", cut(&text)),
+                "write \"volume:/path/inside\"",
+            );
         }
         return None;
     };
@@ -250,10 +261,9 @@ fn named(reader: &mut Reader, field: &Field<'_>, source: &str) -> bool {
     true
 }
 
-/// Octal permission bits, as `tmpfs.mode` of the long syntax has them: a text in octal, or a number that is octal by its
-/// prefix, or decimal as YAML reads it.
+/// Permission bits. Only as a text: of an unquoted 1777 nobody can say whether it is octal.
 fn octal_mode(reader: &mut Reader, field: &Field<'_>) -> Option<u32> {
-    let text = reader.scalar(field)?;
+    let text = reader.full_text(field)?;
     parse_mode(reader, field, &text)
 }
 

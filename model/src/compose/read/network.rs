@@ -37,7 +37,11 @@ fn short_port(reader: &mut Reader, field: &Field<'_>) -> Option<Port> {
         Some((ports, "tcp")) => (ports, Protocol::Tcp),
         Some((ports, "udp")) => (ports, Protocol::Udp),
         Some(_) => {
-            reader.refuse_value(field, format!("{:?} has no protocol that is supported", cut(&text)), "use tcp or udp");
+            reader.refuse_value(
+                field,
+                format!("{:?} has no protocol that is supported", cut(&text)),
+                "use tcp or udp",
+            );
             return None;
         }
         None => (text.as_str(), Protocol::Tcp),
@@ -90,7 +94,11 @@ fn long_port(reader: &mut Reader, field: &Field<'_>) -> Option<Port> {
                 complete.1 = true;
                 let range = field.is_scalar() && reader.scalar(&field).is_some_and(|text| text.contains('-'));
                 if range {
-                    reader.refuse_value(&field, "ranges of ports are not supported yet", "write one entry for each port");
+                    reader.refuse_value(
+                        &field,
+                        "ranges of ports are not supported yet",
+                        "write one entry for each port",
+                    );
                 } else {
                     published = reader.port(&field);
                 }
@@ -109,20 +117,35 @@ fn long_port(reader: &mut Reader, field: &Field<'_>) -> Option<Port> {
     }
     if complete != (true, true) {
         let cause = "a port needs `target` and `published`";
-        reader.refuse_value(field, cause, "write the port inside as `target`, that of the node as `published`");
+        reader.refuse_value(
+            field,
+            cause,
+            "write the port inside as `target`, that of the node as `published`",
+        );
     }
     Some(Port { host_ip, published: published?, target: target?, protocol })
 }
 
 /// A container with the node's network, or with none, has nothing to publish.
-pub(super) fn refuse_ports_without_network(reader: &mut Reader, entries: &[(&str, Field<'_>)], mode: NetworkMode) {
+pub(super) fn refuse_ports_without_network(
+    reader: &mut Reader,
+    entries: &[(&str, Field<'_>)],
+    mode: NetworkMode,
+) {
     let cure = match mode {
         NetworkMode::Bridge => return,
-        NetworkMode::Host => "remove `ports`: with `network_mode: host` the program listens on the node itself",
+        NetworkMode::Host => {
+            "remove `ports`: with `network_mode: host` the program listens on the node itself"
+        }
         NetworkMode::None => "remove `ports` or `network_mode: none`",
     };
     if let Some((_, field)) = entries.iter().find(|(key, field)| *key == "ports" && field.is_list()) {
-        reader.refuse(field.key_at, &field.path, "ports can be published with `network_mode: bridge` only", cure);
+        reader.refuse(
+            field.key_at,
+            &field.path,
+            "ports can be published with `network_mode: bridge` only",
+            cure,
+        );
     }
 }
 
@@ -179,15 +202,17 @@ pub(super) fn depends_on(
     clashes: &mut Clashes,
 ) -> BTreeMap<ServiceName, Condition> {
     let mut all = BTreeMap::new();
-    let mut add = |reader: &mut Reader, field: &Field<'_>, text: &str, condition: Condition| {
-        match text.parse::<ServiceName>() {
-            Ok(name) => {
-                clashes.dependency(service, &name, condition, field);
-                if all.insert(name, condition).is_some() {
-                    reader.refuse_value(field, format!("{text:?} is here twice"), "keep one of them");
-                }
+    let mut add = |reader: &mut Reader, field: &Field<'_>, text: &str, condition: Condition| match text
+        .parse::<ServiceName>(
+    ) {
+        Ok(name) => {
+            clashes.dependency(service, &name, condition, field);
+            if all.insert(name, condition).is_some() {
+                reader.refuse_value(field, format!("{text:?} is here twice"), "keep one of them");
             }
-            Err(error) => reader.refuse(field.key_at, &field.path, error.to_string(), "name a service of this file"),
+        }
+        Err(error) => {
+            reader.refuse(field.key_at, &field.path, error.to_string(), "name a service of this file")
         }
     };
     if field.is_map() {
@@ -217,10 +242,18 @@ fn dependency(reader: &mut Reader, field: &Field<'_>) -> Condition {
         match *key {
             "condition" => condition = reader.choice(field, &CONDITIONS).unwrap_or(condition),
             "restart" if reader.boolean(field) == Some(true) => {
-                reader.refuse_value(field, "restarting along with a dependency is not supported yet", "remove it");
+                reader.refuse_value(
+                    field,
+                    "restarting along with a dependency is not supported yet",
+                    "remove it",
+                );
             }
             "required" if reader.boolean(field) == Some(false) => {
-                reader.refuse_value(field, "optional dependencies are not supported yet", "remove the dependency");
+                reader.refuse_value(
+                    field,
+                    "optional dependencies are not supported yet",
+                    "remove the dependency",
+                );
             }
             "restart" | "required" => {}
             other => reader.unknown(field, other, &known::DEPENDENCY),

@@ -28,7 +28,8 @@ pub(super) fn environment(reader: &mut Reader, field: &Field<'_>) -> BTreeMap<St
         } else if let Some(value) = value {
             environment.insert(name, value);
         } else {
-            let cause = format!("{:?} has no value, and nodes do not take it from anyone's shell", cut(&name));
+            let cause =
+                format!("{:?} has no value, and nodes do not take it from anyone's shell", cut(&name));
             reader.refuse_value(&field, cause, "write its value (`\"\"` for an empty one), or remove it");
         }
     }
@@ -38,14 +39,19 @@ pub(super) fn environment(reader: &mut Reader, field: &Field<'_>) -> BTreeMap<St
 pub(super) fn user(reader: &mut Reader, field: &Field<'_>) -> Option<String> {
     let text = reader.full_text(field)?;
     let part = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'$'))
+        !part.is_empty()
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'$'))
     };
     let valid = match text.split_once(':') {
         Some((user, group)) => part(user) && part(group),
         None => part(&text),
     };
     if !valid || text.len() > 128 {
-        reader.refuse_value(field, format!("{:?} is no user", cut(&text)), "write \"user\" or \"user:group\"");
+        reader.refuse_value(
+            field,
+            format!("{:?} is no user", cut(&text)),
+            "write \"user\" or \"user:group\"",
+        );
         return None;
     }
     Some(text)
@@ -93,7 +99,11 @@ pub(super) fn stop_signal(reader: &mut Reader, field: &Field<'_>) -> Option<Stri
     let text = reader.scalar(field)?;
     let signal = values::signal_name(&text);
     if signal.is_none() {
-        reader.refuse_value(field, format!("{:?} is no signal", cut(&text)), "write for example SIGTERM or SIGINT");
+        reader.refuse_value(
+            field,
+            format!("{:?} is no signal", cut(&text)),
+            "write for example SIGTERM or SIGINT",
+        );
     }
     signal.map(str::to_owned)
 }
@@ -121,7 +131,12 @@ pub(super) fn ulimits(reader: &mut Reader, field: &Field<'_>) -> BTreeMap<String
     for (name, field) in reader.all_entries(field) {
         if !values::RLIMITS.contains(&name) {
             let cause = format!("{:?} is no ulimit", cut(name));
-            reader.refuse(field.key_at, &field.path, cause, format!("use one of: {}", values::RLIMITS.join(", ")));
+            reader.refuse(
+                field.key_at,
+                &field.path,
+                cause,
+                format!("use one of: {}", values::RLIMITS.join(", ")),
+            );
             continue;
         }
         let limit = if field.is_map() {
@@ -136,7 +151,11 @@ pub(super) fn ulimits(reader: &mut Reader, field: &Field<'_>) -> BTreeMap<String
             match (soft, hard) {
                 (Some(soft), Some(hard)) => Ulimit { soft, hard },
                 _ => {
-                    reader.refuse_value(&field, "a ulimit needs `soft` and `hard`", "write both, or one number");
+                    reader.refuse_value(
+                        &field,
+                        "a ulimit needs `soft` and `hard`",
+                        "write both, or one number",
+                    );
                     continue;
                 }
             }
@@ -145,7 +164,11 @@ pub(super) fn ulimits(reader: &mut Reader, field: &Field<'_>) -> BTreeMap<String
             Ulimit { soft: both, hard: both }
         };
         if limit.soft > limit.hard {
-            reader.refuse_value(&field, "the soft limit is above the hard one", "lower `soft` or raise `hard`");
+            reader.refuse_value(
+                &field,
+                "the soft limit is above the hard one",
+                "lower `soft` or raise `hard`",
+            );
         }
         ulimits.insert(name.to_owned(), limit);
     }
@@ -167,7 +190,9 @@ pub(super) fn sysctls(reader: &mut Reader, field: &Field<'_>) -> BTreeMap<String
             let cause = format!("{:?} is no kernel parameter of a container's own", cut(&name));
             let cure = "use net.*, kernel.shm*, kernel.msg*, kernel.sem or fs.mqueue.*, or set it in the node's image";
             reader.refuse_value(&field, cause, cure);
-        } else if let Some(value) = value.filter(|value| !value.is_empty() && !value.contains(char::is_control)) {
+        } else if let Some(value) =
+            value.filter(|value| !value.is_empty() && !value.contains(char::is_control))
+        {
             sysctls.insert(name, value);
         } else {
             reader.refuse_value(&field, format!("{name} has no value"), "write one");

@@ -101,12 +101,23 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn refuse(&mut self, at: Place, path: &str, cause: impl Into<String>, cure: impl Into<String>) {
+    pub(super) fn refuse(
+        &mut self,
+        at: Place,
+        path: &str,
+        cause: impl Into<String>,
+        cure: impl Into<String>,
+    ) {
         let (cause, cure) = (cause.into(), cure.into());
         self.problems.push(Problem { line: at.line, column: at.column, key: path.to_owned(), cause, cure });
     }
 
-    pub(super) fn refuse_value(&mut self, field: &Field<'_>, cause: impl Into<String>, cure: impl Into<String>) {
+    pub(super) fn refuse_value(
+        &mut self,
+        field: &Field<'_>,
+        cause: impl Into<String>,
+        cure: impl Into<String>,
+    ) {
         self.refuse(field.at(), &field.path, cause, cure);
     }
 
@@ -116,7 +127,8 @@ impl Reader {
 
     /// All problems by place, each once, and not more than anyone reads.
     pub(super) fn finish(mut self) -> Vec<Problem> {
-        self.problems.sort_by(|a, b| (a.line, a.column, &a.key, &a.cause).cmp(&(b.line, b.column, &b.key, &b.cause)));
+        self.problems
+            .sort_by(|a, b| (a.line, a.column, &a.key, &a.cause).cmp(&(b.line, b.column, &b.key, &b.cause)));
         // An alias repeats a problem at the same place under another key.
         self.problems.dedup_by(|a, b| (a.line, a.column, &a.cause) == (b.line, b.column, &b.cause));
         self.problems.truncate(MAX_PROBLEMS);
@@ -148,7 +160,10 @@ impl Reader {
             let path = if field.path.is_empty() { name } else { format!("{}.{name}", field.path) };
             (&key.text, Field { path, key_at: key.at, node })
         };
-        map.iter().filter(|(key, _)| !key.text.starts_with("x-") || key.text == "x-cairn").map(entry).collect()
+        map.iter()
+            .filter(|(key, _)| !key.text.starts_with("x-") || key.text == "x-cairn")
+            .map(entry)
+            .collect()
     }
 
     /// The items of a list.
@@ -174,7 +189,9 @@ impl Reader {
     /// A text; numbers and booleans must be quoted.
     pub(super) fn text(&mut self, field: &Field<'_>) -> Option<String> {
         match &field.node.value {
-            Value::Scalar { text, plain } if !plain || Plain::of(text) == Plain::Text => self.expand(field, text),
+            Value::Scalar { text, plain } if !plain || Plain::of(text) == Plain::Text => {
+                self.expand(field, text)
+            }
             _ => {
                 self.wrong_type(field, "a text");
                 None
@@ -264,7 +281,12 @@ impl Reader {
     }
 
     /// The value, or its error as a problem.
-    pub(super) fn ok<T, E: Display>(&mut self, field: &Field<'_>, result: Result<T, E>, cure: &str) -> Option<T> {
+    pub(super) fn ok<T, E: Display>(
+        &mut self,
+        field: &Field<'_>,
+        result: Result<T, E>,
+        cure: &str,
+    ) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
@@ -282,7 +304,11 @@ impl Reader {
             return Some(*value);
         }
         let names = choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        self.refuse_value(field, format!("{:?} is not supported here", cut(&text)), format!("write one of: {names}"));
+        self.refuse_value(
+            field,
+            format!("{:?} is not supported here", cut(&text)),
+            format!("write one of: {names}"),
+        );
         None
     }
 
@@ -313,7 +339,11 @@ impl Reader {
     }
 
     /// `NAME: value` pairs of a map, or `NAME=value` of a list; a value is absent where none is written.
-    pub(super) fn pairs<'a>(&mut self, field: &Field<'a>, separators: &[char]) -> Vec<(String, Option<String>, Field<'a>)> {
+    pub(super) fn pairs<'a>(
+        &mut self,
+        field: &Field<'a>,
+        separators: &[char],
+    ) -> Vec<(String, Option<String>, Field<'a>)> {
         let mut pairs: Vec<(String, Option<String>, Field<'a>)> = Vec::new();
         if field.is_map() {
             for (name, value) in self.all_entries(field) {

@@ -27,7 +27,8 @@ pub(super) fn refuse_what_makes_no_sense(reader: &mut Reader, entries: &[(&str, 
             "healthcheck" => {
                 for (key, field) in reader.quiet_entries(field) {
                     if key == "test" {
-                        let cure = "use `x-cairn: {health: {http: {port: …}}}`: there is no shell in a component";
+                        let cure =
+                            "use `x-cairn: {health: {http: {port: …}}}`: there is no shell in a component";
                         reader.refuse(field.key_at, &field.path, format!("`test` {CAUSE}"), cure);
                     }
                 }
@@ -54,7 +55,8 @@ pub(super) fn refuse_what_makes_no_sense(reader: &mut Reader, entries: &[(&str, 
             "volumes" => {
                 for item in reader.quiet_items(field) {
                     let kind = reader.quiet_entries(&item).into_iter().find(|(key, _)| *key == "type");
-                    if let Some((_, kind)) = kind.filter(|(_, kind)| reader.quiet_text(kind) == Some("tmpfs")) {
+                    if let Some((_, kind)) = kind.filter(|(_, kind)| reader.quiet_text(kind) == Some("tmpfs"))
+                    {
                         reader.refuse_value(&kind, format!("a tmpfs {CAUSE}"), "use a named volume");
                     }
                 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{App, Restart};
+use super::super::{App, Platform, Restart};
 
 const FULL: &str = include_str!("../../../tests/golden/compose.full.yaml");
 
@@ -20,7 +20,9 @@ fn check_round_trip(app: &App) {
 fn canonical_json_is_the_same_app() {
     let app = App::parse("compose.full.yaml", FULL).unwrap();
     check_round_trip(&app);
-    insta::assert_json_snapshot!(serde_json::from_slice::<serde_json::Value>(&app.to_canonical_json()).unwrap());
+    insta::assert_json_snapshot!(
+        serde_json::from_slice::<serde_json::Value>(&app.to_canonical_json()).unwrap()
+    );
 }
 
 #[test]
@@ -35,8 +37,15 @@ fn spelling_makes_no_difference() {
 #[test]
 fn another_reader_understands_canonical_json() {
     let mut app = App::parse("compose.full.yaml", FULL).unwrap();
-    // The specification has `on-failure:<n>`; that reader does not.
+    // The specification has `on-failure:<n>`, any platform, and modes in octal; that reader has not.
     app.services.get_mut(&"db".parse().unwrap()).unwrap().restart = Restart::Always;
+    app.services.get_mut(&"hello".parse().unwrap()).unwrap().platform = Platform::Oci { arch: None };
+    app.services
+        .get_mut(&"web".parse().unwrap())
+        .unwrap()
+        .tmpfs
+        .iter_mut()
+        .for_each(|tmpfs| tmpfs.mode = None);
     let compose: compose_spec::Compose = serde_json::from_slice(&app.to_canonical_json()).unwrap();
     compose.validate_all().unwrap();
     assert_eq!(compose.services.len(), app.services.len());
@@ -48,7 +57,14 @@ fn another_reader_understands_canonical_json() {
 
 #[test]
 fn garbage_is_refused_not_believed() {
-    for garbage in [&b"\xff"[..], b"", b"{}", b"null", b"{\"services\":{\"a\":{}}}", b"{\"services\":{\"a\":{\"image\":\"x\",\"foo\":1}}}"] {
+    for garbage in [
+        &b"\xff"[..],
+        b"",
+        b"{}",
+        b"null",
+        b"{\"services\":{\"a\":{}}}",
+        b"{\"services\":{\"a\":{\"image\":\"x\",\"foo\":1}}}",
+    ] {
         assert!(App::from_canonical_json(garbage).is_err());
     }
 }

@@ -33,7 +33,10 @@ fn a_whole_file_is_read() {
 
 #[test]
 fn command_lines_are_split_but_never_given_to_a_shell() {
-    assert_eq!(web("command: sh -c 'echo \"a b\"; id'").command, Some(words(&["sh", "-c", "echo \"a b\"; id"])));
+    assert_eq!(
+        web("command: sh -c 'echo \"a b\"; id'").command,
+        Some(words(&["sh", "-c", "echo \"a b\"; id"]))
+    );
     assert_eq!(web("command: [a, \"b c\"]").command, Some(words(&["a", "b c"])));
     assert_eq!(web("command: []").command, Some(vec![]));
     assert_eq!(web("entrypoint: \"\"").entrypoint, Some(vec![]));
@@ -74,12 +77,20 @@ fn health_checks_have_many_forms() {
     let shell = |command: &str| Probe::Exec { args: words(&["/bin/sh", "-c", command]) };
     let probe = |lines: &str| web(lines).healthcheck.map(|check| check.probe);
     assert_eq!(probe("healthcheck: {test: curl -f x || exit 1}"), Some(shell("curl -f x || exit 1")));
-    assert_eq!(probe("healthcheck: {test: [CMD-SHELL, true]}".replace("true", "\"true\"").as_str()), Some(shell("true")));
-    assert_eq!(probe("healthcheck: {test: [CMD, /ok, -v]}"), Some(Probe::Exec { args: words(&["/ok", "-v"]) }));
+    assert_eq!(
+        probe("healthcheck: {test: [CMD-SHELL, true]}".replace("true", "\"true\"").as_str()),
+        Some(shell("true"))
+    );
+    assert_eq!(
+        probe("healthcheck: {test: [CMD, /ok, -v]}"),
+        Some(Probe::Exec { args: words(&["/ok", "-v"]) })
+    );
     assert_eq!(probe("healthcheck: {test: [NONE]}"), None);
     assert_eq!(probe("healthcheck: {disable: true}"), None);
     assert_eq!(probe("x-cairn: {health: {tcp: {port: 5432}}}"), Some(Probe::Tcp { port: 5432 }));
-    let check = web("healthcheck: {interval: 1m30s, timeout: 1.5s, retries: 5, start_period: 500ms}\nx-cairn: {health: {http: {port: 80, path: /ok?x=1}}}");
+    let check = web(
+        "healthcheck: {interval: 1m30s, timeout: 1.5s, retries: 5, start_period: 500ms}\nx-cairn: {health: {http: {port: 80, path: /ok?x=1}}}",
+    );
     assert_eq!(
         check.healthcheck,
         Some(HealthCheck {
@@ -110,16 +121,14 @@ fn names_are_normalised() {
     assert_eq!(web("cap_add: [net_admin, CAP_CHOWN, NET_ADMIN]").cap_add, ["CAP_CHOWN", "CAP_NET_ADMIN"]);
     assert_eq!(web("platform: linux/arm64").platform, Platform::Oci { arch: Some(Arch::Arm64) });
     assert_eq!(web("platform: wasi/wasm").platform, Platform::Wasm);
-    assert_eq!(web("deploy: {resources: {limits: {memory: 1.5gb, cpus: \"0.25\"}}}").deploy.limits, Limits {
-        memory_bytes: Some(3 << 29),
-        milli_cpus: Some(250),
-        pids: None,
-    });
-    assert_eq!(web("tmpfs: /run:size=64m,mode=755").tmpfs, [Tmpfs {
-        target: "/run".to_owned(),
-        size_bytes: Some(64 << 20),
-        mode: Some(0o755),
-    }]);
+    assert_eq!(
+        web("deploy: {resources: {limits: {memory: 1.5gb, cpus: \"0.25\"}}}").deploy.limits,
+        Limits { memory_bytes: Some(3 << 29), milli_cpus: Some(250), pids: None }
+    );
+    assert_eq!(
+        web("tmpfs: /run:size=64m,mode=755").tmpfs,
+        [Tmpfs { target: "/run".to_owned(), size_bytes: Some(64 << 20), mode: Some(0o755) }]
+    );
     assert_eq!(web("ulimits: {nofile: -1}").ulimits["nofile"], Ulimit { soft: u64::MAX, hard: u64::MAX });
 }
 
@@ -137,11 +146,34 @@ fn anchors_and_merge_keys_are_followed() {
 #[test]
 fn image_names_are_relative_to_the_hub() {
     let hex = "a".repeat(64);
-    for good in ["web", "demo/web", "demo/web:1.0-rc_1", &format!("demo/a__b/c---d@sha256:{hex}"), &format!("web:1@sha256:{hex}")] {
+    for good in [
+        "web",
+        "demo/web",
+        "demo/web:1.0-rc_1",
+        &format!("demo/a__b/c---d@sha256:{hex}"),
+        &format!("web:1@sha256:{hex}"),
+    ] {
         let image: ImageRef = good.parse().unwrap();
         assert_eq!(image.to_string(), good);
     }
-    for bad in ["", "Demo", "a//b", "/a", "a/", "a..b", "a___b", "a_", "web:", "web:-x", "web@sha256:0", "localhost/web", "r.example/web", "r:5000/web", "a b", "https://x/y"] {
+    for bad in [
+        "",
+        "Demo",
+        "a//b",
+        "/a",
+        "a/",
+        "a..b",
+        "a___b",
+        "a_",
+        "web:",
+        "web:-x",
+        "web@sha256:0",
+        "localhost/web",
+        "r.example/web",
+        "r:5000/web",
+        "a b",
+        "https://x/y",
+    ] {
         assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
     }
     let mut service = web("");

@@ -63,15 +63,27 @@ fn unknown_keys_are_refused_in_every_map() {
         ("deploy:\n  update_config: {}", "5:7", &["`update_config` is not supported yet"]),
         ("deploy:\n  resources:\n    limit: {}", "6:9", &["did you mean `limits`?"]),
         ("deploy:\n  resources:\n    limits:\n      mem: 1g", "7:11", &["`mem` is not a key of `limits`"]),
-        ("deploy:\n  resources:\n    reservations:\n      pids: 1", "7:11", &["`pids` is not a key of `reservations`"]),
+        (
+            "deploy:\n  resources:\n    reservations:\n      pids: 1",
+            "7:11",
+            &["`pids` is not a key of `reservations`"],
+        ),
         ("deploy: {placement: {preferences: []}}", "4:26", &["`preferences` is not supported yet"]),
         ("deploy: {restart_policy: {delay: 5s}}", "4:31", &["`delay` is not supported yet"]),
         ("healthcheck:\n  test: [CMD, /ok]\n  intervall: 5s", "6:7", &["did you mean `interval`?"]),
         ("ports:\n  - {target: 80, published: 80, protocoll: tcp}", "5:37", &["did you mean `protocol`?"]),
-        ("volumes:\n  - {type: tmpfs, target: /x, bind: {}}", "5:37", &["`bind` is not supported yet"]),
-        ("volumes:\n  - {type: tmpfs, target: /x, tmpfs: {uid: 1}}", "5:45", &["`uid` is not a key of a mount's `tmpfs`"]),
+        ("volumes:\n  - {type: tmpfs, target: /x, bind: {}}", "5:35", &["`bind` is not supported yet"]),
+        (
+            "volumes:\n  - {type: tmpfs, target: /x, tmpfs: {uid: 1}}",
+            "5:43",
+            &["`uid` is not a key of a mount's `tmpfs`"],
+        ),
         ("ulimits: {nofile: {soft: 1, hard: 2, max: 3}}", "4:42", &["`max` is not a key of a ulimit"]),
-        ("depends_on: {web: {condition: service_started, x: 1}}", "4:52", &["`x` is not a key of a dependency"]),
+        (
+            "depends_on: {web: {condition: service_started, x: 1}}",
+            "4:52",
+            &["`x` is not a key of a dependency"],
+        ),
     ] {
         if yaml.starts_with("depends_on") {
             // Also depends on itself.
@@ -82,7 +94,9 @@ fn unknown_keys_are_refused_in_every_map() {
     }
     check(
         "services: {web: {image: a}}\nvolumes:\n  data:\n    driver: nfs\n",
-        &["compose.yaml:4:5: volumes.data.driver: `driver` is not supported yet; remove it: a volume is a folder on the node"],
+        &[
+            "compose.yaml:4:5: volumes.data.driver: `driver` is not supported yet; remove it: a volume is a folder on the node",
+        ],
     );
     check(
         "services: {web: {image: a}}\nx-cairn: {rollout: {}}\n",
@@ -148,9 +162,14 @@ fn bad_values_are_refused() {
         ("volumes: [/data]", &["volumes without a name are not supported yet"]),
         ("volumes: [\"data:/data\"]", &["there is no volume \"data\"", "`volumes: {data: {}}`"]),
         ("volumes: [\"data:/data:z\"]", &["the mount option \"z\" is not supported yet"]),
-        ("volumes: [{type: bind, source: /a, target: /b}]", &["mounts of type \"bind\" are not supported yet"]),
+        (
+            "volumes: [{type: bind, source: /a, target: /b}]",
+            &["mounts of type \"bind\" are not supported yet"],
+        ),
         ("volumes: [{type: volume, target: /b}]", &["this volume has no name"]),
         ("volumes: [{target: /b}]", &["a mount needs a `type`"]),
+        ("volumes: [{type: tmpfs, target: /x, tmpfs: {mode: 1777}}]", &["put it in quotes: \"1777\""]),
+        ("tmpfs: /run:mode=888", &["is no set of permission bits"]),
         ("tmpfs: /run:noexec", &["the mount option \"noexec\" is not supported yet"]),
         ("tmpfs: [/run, /run/]", &["\"/run\" is mounted twice"]),
         ("tmpfs: /", &["this would hide the whole image"]),
@@ -166,7 +185,10 @@ fn bad_values_are_refused() {
         ("x-cairn: {health: {http: {path: /}}}", &["the probe has no `port`"]),
         ("x-cairn: {health: {http: {port: 1, path: \"/ HTTP/1.0\"}}}", &["is no path of a URL"]),
         ("restart: sometimes", &["\"sometimes\" is no restart policy"]),
-        ("restart: always\ndeploy: {restart_policy: {condition: none}}", &["the service's `restart` says otherwise"]),
+        (
+            "restart: always\ndeploy: {restart_policy: {condition: none}}",
+            &["the service's `restart` says otherwise"],
+        ),
         ("stop_signal: SIGFOO", &["\"SIGFOO\" is no signal"]),
         ("stop_grace_period: forever", &["\"forever\" is no duration"]),
         ("stop_grace_period: 99999999999999999999h", &["is no duration"]),
@@ -205,25 +227,35 @@ fn services_that_clash_are_refused() {
     };
     check(
         &two("ports: [\"80:1\"]", "ports: [\"127.0.0.1:80:2\"]"),
-        &["compose.yaml:7:13: services.b.ports[0]: port 80/tcp of the node is published already by services.a.ports[0] (line 4); publish another port"],
+        &[
+            "compose.yaml:7:13: services.b.ports[0]: port 80/tcp of the node is published already by services.a.ports[0] (line 4); publish another port",
+        ],
     );
     assert!(App::parse("f", &two("ports: [\"80:1\"]", "ports: [\"80:2/udp\"]")).is_ok());
     assert!(App::parse("f", &two("ports: [\"127.0.0.1:80:1\"]", "ports: [\"127.0.0.2:80:2\"]")).is_ok());
     check(
         &two("depends_on: [b]", "depends_on: [a]"),
-        &["compose.yaml:4:18: services.a.depends_on[0]: these services wait for each other: a → b → a; remove one of the dependencies"],
+        &[
+            "compose.yaml:4:18: services.a.depends_on[0]: these services wait for each other: a → b → a; remove one of the dependencies",
+        ],
     );
     check(
         &two("depends_on: [a]", ""),
-        &["compose.yaml:4:18: services.a.depends_on[0]: these services wait for each other: a → a; remove one of the dependencies"],
+        &[
+            "compose.yaml:4:18: services.a.depends_on[0]: these services wait for each other: a → a; remove one of the dependencies",
+        ],
     );
     check(
         &two("depends_on: [bb]", ""),
-        &["compose.yaml:4:18: services.a.depends_on[0]: there is no service \"bb\" in this file; did you mean `b`?"],
+        &[
+            "compose.yaml:4:18: services.a.depends_on[0]: there is no service \"bb\" in this file; did you mean `b`?",
+        ],
     );
     check(
         &two("depends_on: {b: {condition: service_healthy}}", ""),
-        &["compose.yaml:4:18: services.a.depends_on.b: b has no health check, so it never gets healthy; give it one, or use `condition: service_started`"],
+        &[
+            "compose.yaml:4:18: services.a.depends_on.b: b has no health check, so it never gets healthy; give it one, or use `condition: service_started`",
+        ],
     );
 }
 
@@ -240,9 +272,20 @@ fn a_long_cycle_is_named_once() {
 
 #[test]
 fn wasm_services_refuse_what_makes_no_sense() {
-    for key in ["cap_add: [ALL]", "user: root", "init: true", "entrypoint: x", "tmpfs: /x", "hostname: a", "working_dir: /x"] {
+    for key in [
+        "cap_add: [ALL]",
+        "user: root",
+        "init: true",
+        "entrypoint: x",
+        "tmpfs: /x",
+        "hostname: a",
+        "working_dir: /x",
+    ] {
         let line = &lines(&service(&format!("platform: wasi/wasm\n{key}")))[0];
-        assert!(line.contains("5:5: ") && line.contains("makes no sense with `platform: wasi/wasm`; "), "{line}");
+        assert!(
+            line.contains("5:5: ") && line.contains("makes no sense with `platform: wasi/wasm`; "),
+            "{line}"
+        );
     }
     for nested in [
         "healthcheck: {test: [CMD, a]}",
@@ -267,7 +310,9 @@ fn what_yaml_could_hide_is_refused() {
     );
     check(
         "services: {web: {image: a}}\n---\nservices: {evil: {image: b}}\n",
-        &["compose.yaml:2:1: a second YAML document starts here; keep one document, or deploy each from a file of its own"],
+        &[
+            "compose.yaml:2:1: a second YAML document starts here; keep one document, or deploy each from a file of its own",
+        ],
     );
     assert!(lines("services: {web: {image: \"a\\0b\"}}\n")[0].contains("NUL"));
     assert!(lines("services:\n  web: {image: [}\n")[0].contains("this is no YAML"));
@@ -277,7 +322,9 @@ fn what_yaml_could_hide_is_refused() {
 #[test]
 fn what_would_cost_without_bound_is_refused() {
     let deep = |open: &str, count: usize| format!("x-a: {}", open.repeat(count));
-    for bomb in [deep("[", 100), deep("{a: ", 100), deep("- ", 100_000), format!("x-a:\n{}", "? ".repeat(100_000))] {
+    for bomb in
+        [deep("[", 100), deep("{a: ", 100), deep("- ", 100_000), format!("x-a:\n{}", "? ".repeat(100_000))]
+    {
         assert!(!lines(&bomb).is_empty());
     }
     assert!(lines(&deep("[", 100))[0].contains("nested more than 32 deep"));

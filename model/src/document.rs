@@ -1,0 +1,92 @@
+//! What all documents have in common: bounded in size, of a schema that we know, and sound beyond their types.
+
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::id::{NodeId, ServiceName};
+
+/// Why bytes are not the document that they were taken for.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// More bytes than such a document may have.
+    #[error("the {what} has {bytes} bytes, more than the {max} that are read; make it smaller")]
+    TooLarge {
+        /// Which document.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Not JSON, or not with the fields of its schema.
+    #[error("the {what} is malformed; check that sender and receiver are of the same version")]
+    Malformed {
+        /// Which document.
+        what: &'static str,
+        /// At which place.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Of a schema that came after this program, or never was.
+    #[error("the {what} has schema {found}, but this program knows 1 to {known}; update this program")]
+    Schema {
+        /// Which document.
+        what: &'static str,
+        /// The number in it.
+        found: u64,
+        /// The newest that is known.
+        known: u32,
+    },
+    /// A replica index twice.
+    #[error("the desired state has replica {index} of {service} twice; the hub that made it is broken")]
+    ReplicaTwice {
+        /// Of which service.
+        service: ServiceName,
+        /// Which one.
+        index: u32,
+    },
+    /// A command id twice, or one that is empty or longer than 128 bytes.
+    #[error(
+        "the desired state has a command with the bad or repeated id {id:?}; the hub that made it is broken"
+    )]
+    CommandId {
+        /// The id.
+        id: String,
+    },
+    /// A pause of no time at all: a busy loop.
+    #[error("the desired state's policy has {key}: 0; set it to at least 1")]
+    Pause {
+        /// Which.
+        key: &'static str,
+    },
+    /// Reports count from one.
+    #[error("the report of {node} has sequence 0; they count from 1")]
+    Sequence {
+        /// Whose.
+        node: NodeId,
+    },
+}
+
+#[derive(Deserialize)]
+struct Head {
+    schema: u64,
+}
+
+/// The document `what` in `bytes`, if there are at most `max` of them and it has a schema from 1 to `known`. Nesting is
+/// bounded by serde_json (128).
+pub(crate) fn parse<T: DeserializeOwned>(
+    what: &'static str,
+    bytes: &[u8],
+    max: usize,
+    known: u32,
+) -> Result<T, DocumentError> {
+    if bytes.len() > max {
+        return Err(DocumentError::TooLarge { what, bytes: bytes.len(), max });
+    }
+    let malformed = |source| DocumentError::Malformed { what, source };
+    // The number first: a newer document has fields that would be refused for the wrong reason.
+    let head: Head = serde_json::from_slice(bytes).map_err(malformed)?;
+    if head.schema == 0 || head.schema > known.into() {
+        return Err(DocumentError::Schema { what, found: head.schema, known });
+    }
+    serde_json::from_slice(bytes).map_err(malformed)
+}
