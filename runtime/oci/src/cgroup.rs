@@ -7,7 +7,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,8 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::notify;
+
 const MOUNT: &str = "/sys/fs/cgroup";
 /// How long killed processes may take to go; only one in uninterruptible sleep needs more than milliseconds.
 const EMPTY_DEADLINE: Duration = Duration::from_secs(10);
@@ -30,7 +32,8 @@ pub(crate) fn is_unified() -> bool {
     statfs(MOUNT).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
-/// The absolute cgroup path for the container `id`, started by this process.
+/// The absolute cgroup path for the container `id`, started by this process: `payload` in a unit, which has one
+/// container; a name of its own where several may be started from one cgroup (developers' machines, tests).
 pub(crate) fn payload_path(id: &str) -> Result<PathBuf> {
     if !is_unified() {
         return Ok(Path::new("/cairn").join(id));
@@ -40,7 +43,8 @@ pub(crate) fn payload_path(id: &str) -> Result<PathBuf> {
         .lines()
         .find_map(|line| line.strip_prefix("0::"))
         .context("/proc/self/cgroup names no cgroup v2; mount cgroup2 on /sys/fs/cgroup")?;
-    Ok(Path::new(own).join("payload"))
+    let name = if notify::is_supervised() { "payload".to_owned() } else { format!("cairn-{id}") };
+    Ok(Path::new(own).join(name))
 }
 
 /// Makes the cgroup.
@@ -58,21 +62,37 @@ pub(crate) fn create(path: &Path) -> Result<()> {
     }
 }
 
+/// Kills all that is in the cgroup, without waiting for it to die; fine where it is gone.
+pub(crate) fn kill_all(path: &Path) -> Result<()> {
+    folders(path)?.iter().try_for_each(|folder| kill_processes(folder, &processes(folder)?))
+}
+
 /// Kills what is left in the cgroup and removes it; fine where it is gone.
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    if path.components().count() < 2
-        || path.components().any(|c| matches!(c, std::path::Component::ParentDir))
-    {
-        bail!("cgroup path {} is not one of ours", path.display());
-    }
-    for hierarchy in hierarchies()? {
-        let folder = below_mount(&hierarchy, path);
-        if folder.exists() {
-            empty(&folder)?;
-            remove_tree(&folder)?;
+    let deadline = Instant::now() + EMPTY_DEADLINE;
+    for folder in folders(path)? {
+        loop {
+            let pids = processes(&folder)?;
+            kill_processes(&folder, &pids)?;
+            if pids.is_empty() && remove_tree(&folder)? {
+                break;
+            }
+            if Instant::now() > deadline {
+                bail!("processes {pids:?} in {} did not die within {EMPTY_DEADLINE:?}", folder.display());
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
     Ok(())
+}
+
+/// The cgroup's folders in all hierarchies.
+fn folders(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.components().count() < 2 || path.components().any(|c| matches!(c, Component::ParentDir)) {
+        bail!("cgroup path {} is not one of ours", path.display());
+    }
+    let folders = hierarchies()?.into_iter().map(|hierarchy| below_mount(&hierarchy, path));
+    Ok(folders.filter(|folder| folder.exists()).collect())
 }
 
 fn hierarchies() -> Result<Vec<PathBuf>> {
@@ -87,27 +107,18 @@ fn below_mount(mount: &Path, path: &Path) -> PathBuf {
     mount.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-fn empty(folder: &Path) -> Result<()> {
-    let deadline = Instant::now() + EMPTY_DEADLINE;
-    loop {
-        let pids = processes(folder)?;
-        if pids.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            bail!("processes {pids:?} in {} did not die within {EMPTY_DEADLINE:?}", folder.display());
-        }
-        // One write kills the whole subtree, without a race against forks; older kernels and v1 lack the file.
-        if fs::write(folder.join("cgroup.kill"), "1").is_err() {
-            for pid in &pids {
-                match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(error) => return Err(error).with_context(|| format!("failed to kill process {pid}")),
-                }
-            }
-        }
-        std::thread::sleep(Duration::from_millis(2));
+fn kill_processes(folder: &Path, pids: &[i32]) -> Result<()> {
+    // One write kills the whole subtree, without a race against forks; older kernels and v1 lack the file.
+    if pids.is_empty() || fs::write(folder.join("cgroup.kill"), "1").is_ok() {
+        return Ok(());
     }
+    for pid in pids {
+        match kill(Pid::from_raw(*pid), Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error).with_context(|| format!("failed to kill process {pid}")),
+        }
+    }
+    Ok(())
 }
 
 fn processes(folder: &Path) -> Result<Vec<i32>> {
@@ -126,23 +137,18 @@ fn processes(folder: &Path) -> Result<Vec<i32>> {
     Ok(pids)
 }
 
-fn remove_tree(folder: &Path) -> Result<()> {
+/// Whether it is gone now. The last process leaves the list a moment before the cgroup counts as empty.
+fn remove_tree(folder: &Path) -> Result<bool> {
     for child in subfolders(folder) {
-        remove_tree(&child)?;
-    }
-    let deadline = Instant::now() + EMPTY_DEADLINE;
-    loop {
-        match fs::remove_dir(folder) {
-            Ok(()) => return Ok(()),
-            Err(error) if is_gone(&error) => return Ok(()),
-            // The last process is gone from the list a moment before the cgroup counts as empty.
-            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("failed to remove cgroup {}", folder.display()));
-            }
+        if !remove_tree(&child)? {
+            return Ok(false);
         }
+    }
+    match fs::remove_dir(folder) {
+        Ok(()) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("failed to remove cgroup {}", folder.display())),
     }
 }
 

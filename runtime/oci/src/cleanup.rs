@@ -10,17 +10,21 @@ use std::{
     io::ErrorKind,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     cgroup,
     cli::{self, NetworkTools},
     layout,
-    layout::Layout,
+    layout::{Layout, Lock},
     network,
 };
+
+/// Longer than any step of a start takes.
+const LOCK_DEADLINE: Duration = Duration::from_secs(15);
 
 pub(crate) fn run(args: &cli::Cleanup) -> Result<()> {
     let workload = layout::load(&args.workload)?;
@@ -33,6 +37,7 @@ pub(crate) fn sweep(layout: &Layout, tools: &NetworkTools) -> Result<()> {
     if !layout.base().exists() {
         return Ok(());
     }
+    let _lock = stop_processes(layout)?;
     if let Some(cgroup) = noted_cgroup(layout)? {
         cgroup::remove(&cgroup)?;
     }
@@ -42,6 +47,24 @@ pub(crate) fn sweep(layout: &Layout, tools: &NetworkTools) -> Result<()> {
         eprintln!("cairn-oci: warning: {error:#}");
     }
     remove_files(layout.base())
+}
+
+/// Kills until nobody holds the lock: neither a shim, nor a process on its way into the container, which would join the
+/// cgroup, or make it anew, behind our back.
+fn stop_processes(layout: &Layout) -> Result<Lock> {
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    loop {
+        if let Some(lock) = layout.try_lock()? {
+            return Ok(lock);
+        }
+        if let Some(cgroup) = noted_cgroup(layout)? {
+            cgroup::kill_all(&cgroup)?;
+        }
+        if Instant::now() > deadline {
+            bail!("another process is still starting it; stop that first");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 fn noted_cgroup(layout: &Layout) -> Result<Option<PathBuf>> {

@@ -4,7 +4,10 @@ use std::{
     ffi::CString,
     fs::File,
     io::{stderr, stdout},
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::ffi::OsStringExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -16,7 +19,7 @@ use nix::{
         signal::{SigSet, Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Pid, dup2_stderr, dup2_stdout, execvp},
+    unistd::{Pid, dup2_stderr, dup2_stdout, execv},
 };
 use oci_spec::runtime::{LinuxSeccomp, Spec};
 use rustix::fs::{FileType, OFlags};
@@ -37,22 +40,15 @@ pub(crate) struct Workload {
 
 impl Executor for Workload {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        let invalid = |text: String| Err(ExecutorValidationError::ArgValidationError(text));
-        let Some(process) = spec.process() else { return invalid("the spec has no process".to_owned()) };
-        let Some(name) = process.args().as_ref().and_then(|args| args.first()) else {
-            return invalid("the command is empty".to_owned());
-        };
-        let path =
-            process.env().iter().flatten().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
-        match find(name, path) {
-            Some(_) => Ok(()),
-            None if name.contains('/') => {
-                invalid(format!("command {name:?} is not an executable file in the image"))
-            }
-            None => {
-                invalid(format!("command {name:?} is not an executable file in the image's PATH {path:?}"))
-            }
+        if program(spec).is_some() {
+            return Ok(());
         }
+        let (name, path) = name_and_path(spec).unwrap_or_default();
+        Err(ExecutorValidationError::ArgValidationError(if name.contains('/') {
+            format!("command {name:?} is not an executable file in the image")
+        } else {
+            format!("command {name:?} is not an executable file in the image's PATH {path:?}")
+        }))
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
@@ -93,10 +89,13 @@ impl Workload {
         }
         process::reset_signals()?;
         reopen_null_outputs()?;
-        let name = args.first().context("the command is empty")?;
-        match execvp(name, &args) {
+        let program = program(spec).context("the command is no longer there")?;
+        let program =
+            CString::new(program.into_os_string().into_vec()).context("the command has a NUL byte")?;
+        // Not `execvp`: that hands what the kernel can't run to a shell.
+        match execv(&program, &args) {
             Ok(never) => match never {},
-            Err(error) => Err(error).with_context(|| format!("failed to run {}", name.to_string_lossy())),
+            Err(error) => Err(error).with_context(|| format!("failed to run {}", program.to_string_lossy())),
         }
     }
 }
@@ -141,11 +140,19 @@ fn watch(child: Pid, signals: &SigSet) -> i32 {
     }
 }
 
-/// As `execvp` will look: a name with a slash as it is, another in PATH.
-fn find(name: &str, path: &str) -> Option<PathBuf> {
+fn name_and_path(spec: &Spec) -> Option<(&str, &str)> {
+    let process = spec.process().as_ref()?;
+    let name = process.args().as_ref()?.first()?;
+    let path = process.env().iter().flatten().find_map(|entry| entry.strip_prefix("PATH="));
+    Some((name, path.unwrap_or_default()))
+}
+
+/// The program's path: a name with a slash as it is, another in PATH.
+fn program(spec: &Spec) -> Option<PathBuf> {
     let runs = |candidate: &Path| {
         candidate.is_file() && rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok()
     };
+    let (name, path) = name_and_path(spec)?;
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(|p| runs(p));
     }

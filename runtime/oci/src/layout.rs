@@ -2,13 +2,14 @@
 
 use std::{
     fs::{self, File},
-    io::Read,
+    io::{ErrorKind, Read},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 use cairn_model::workload::OciWorkload;
+use rustix::{fs::FlockOperation, io::Errno};
 
 /// Largest workload file: thousands of environment variables and mounts fit.
 const MAX_WORKLOAD_BYTES: u64 = 4 << 20;
@@ -73,8 +74,13 @@ impl Layout {
         self.base.join("network")
     }
 
-    /// Makes the folders; `base` must not exist.
-    pub(crate) fn create(&self) -> Result<()> {
+    fn lock_file(&self) -> PathBuf {
+        self.base.join("lock")
+    }
+
+    /// Makes the folders; `base` must not exist. The lock is held until it is dropped here *and* in every process that
+    /// libcontainer cloned from this one, which is when they have become the workload or died.
+    pub(crate) fn create(&self) -> Result<File> {
         let mut builder = fs::DirBuilder::new();
         builder.mode(0o700);
         for dir in [
@@ -88,8 +94,31 @@ impl Layout {
         ] {
             builder.create(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
         }
-        Ok(())
+        let lock = File::create_new(self.lock_file()).context("failed to make the lock file")?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+            .context("failed to lock the container's folder")?;
+        Ok(lock)
     }
+
+    /// Takes the lock if nobody has it: `Ok(None)` where somebody does.
+    pub(crate) fn try_lock(&self) -> Result<Option<Lock>> {
+        let file = match File::open(self.lock_file()) {
+            Ok(file) => file,
+            // Killed before it was made: nothing else was made either.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(Lock { _file: None })),
+            Err(error) => return Err(error).context("failed to open the lock file"),
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lock { _file: Some(file) })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error).context("failed to lock the container's folder"),
+        }
+    }
+}
+
+/// Nobody else changes the container's folder while this lives.
+pub(crate) struct Lock {
+    _file: Option<File>,
 }
 
 /// Reads and checks a workload file.

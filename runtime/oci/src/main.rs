@@ -8,6 +8,7 @@ mod cli;
 mod exec;
 mod executor;
 mod layout;
+mod log;
 mod network;
 mod notify;
 mod process;
@@ -28,6 +29,7 @@ use clap::Parser;
 pub(crate) const EXIT_RUNTIME_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
+    log::install();
     let result = match cli::Cli::parse().command {
         cli::Command::Unpack(args) => unpack::run(&args).map(|()| 0),
         cli::Command::Run(args) => run::run(&args),

@@ -33,6 +33,10 @@ fn hands_over(args: &cli::Run) -> bool {
 }
 
 fn run_swept(workload: &OciWorkload, layout: &Layout, args: &cli::Run) -> Result<u8> {
+    fs::create_dir_all(&workload.run_dir)
+        .with_context(|| format!("failed to make {}", workload.run_dir.display()))?;
+    // Held to the end: a shim is stopped by a cleanup before anything is taken away.
+    let _lock = layout.create()?;
     let mut container =
         create(workload, layout, args).with_context(|| format!("failed to create {}", workload.id))?;
     let init = container.pid().context("the container has no process")?;
@@ -50,9 +54,6 @@ fn run_swept(workload: &OciWorkload, layout: &Layout, args: &cli::Run) -> Result
 
 fn create(workload: &OciWorkload, layout: &Layout, args: &cli::Run) -> Result<Container> {
     let cgroup = cgroup::payload_path(&workload.id)?;
-    fs::create_dir_all(&workload.run_dir)
-        .with_context(|| format!("failed to make {}", workload.run_dir.display()))?;
-    layout.create()?;
     fs::write(layout.cgroup_note(), cgroup.as_os_str().as_encoded_bytes())
         .context("failed to note the cgroup")?;
 

@@ -5,7 +5,7 @@
 
 mod calls;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context, Result};
 use oci_spec::runtime::{
@@ -19,11 +19,11 @@ const AF_VSOCK: u64 = 40;
 
 /// The filter for a container that holds `capabilities`.
 pub(crate) fn profile(capabilities: &HashSet<Capability>) -> Result<LinuxSeccomp> {
-    let mut allowed: Vec<&str> = calls::ALWAYS.split_whitespace().collect();
-    let mut denied: Vec<&str> = Vec::new();
+    let mut allowed: BTreeSet<&str> = calls::ALWAYS.split_whitespace().collect();
+    let mut governed: BTreeSet<&str> = BTreeSet::new();
     for (capability, names) in calls::BY_CAPABILITY {
-        let list = if capabilities.contains(capability) { &mut allowed } else { &mut denied };
-        list.extend(names.split_whitespace());
+        let set = if capabilities.contains(capability) { &mut allowed } else { &mut governed };
+        set.extend(names.split_whitespace());
     }
     allowed.extend(calls::OF_ARCHITECTURE.split_whitespace());
     let may_make_namespaces = capabilities.contains(&Capability::SysAdmin);
@@ -31,8 +31,7 @@ pub(crate) fn profile(capabilities: &HashSet<Capability>) -> Result<LinuxSeccomp
         allowed.extend(["clone", "clone3"]);
     }
     // A call that two capabilities govern is allowed by either.
-    let known: HashSet<&str> = allowed.iter().copied().collect();
-    denied.retain(|name| !known.contains(name));
+    let denied: BTreeSet<&str> = governed.difference(&allowed).copied().collect();
 
     let mut rules = vec![rule(&allowed, LinuxSeccompAction::ScmpActAllow, None, Vec::new())?];
     if !denied.is_empty() {
@@ -40,15 +39,25 @@ pub(crate) fn profile(capabilities: &HashSet<Capability>) -> Result<LinuxSeccomp
     }
     for persona in calls::PERSONALITIES {
         let only = argument(0, *persona, None, LinuxSeccompOperator::ScmpCmpEq)?;
-        rules.push(rule(&["personality"], LinuxSeccompAction::ScmpActAllow, None, vec![only])?);
+        rules.push(rule(
+            &BTreeSet::from(["personality"]),
+            LinuxSeccompAction::ScmpActAllow,
+            None,
+            vec![only],
+        )?);
     }
     // The host's hypervisor is no business of a container's.
     let not_vsock = argument(0, AF_VSOCK, None, LinuxSeccompOperator::ScmpCmpNe)?;
-    rules.push(rule(&["socket"], LinuxSeccompAction::ScmpActAllow, None, vec![not_vsock])?);
+    rules.push(rule(&BTreeSet::from(["socket"]), LinuxSeccompAction::ScmpActAllow, None, vec![not_vsock])?);
     if !may_make_namespaces {
         // clone3 takes its flags by pointer, out of a filter's sight: it stays ENOSYS, and libc uses clone.
         let no_namespace = argument(0, CLONE_NAMESPACES, Some(0), LinuxSeccompOperator::ScmpCmpMaskedEq)?;
-        rules.push(rule(&["clone"], LinuxSeccompAction::ScmpActAllow, None, vec![no_namespace])?);
+        rules.push(rule(
+            &BTreeSet::from(["clone"]),
+            LinuxSeccompAction::ScmpActAllow,
+            None,
+            vec![no_namespace],
+        )?);
     }
     LinuxSeccompBuilder::default()
         .default_action(LinuxSeccompAction::ScmpActErrno)
@@ -69,7 +78,7 @@ fn architectures() -> Vec<Arch> {
 }
 
 fn rule(
-    names: &[&str],
+    names: &BTreeSet<&str>,
     action: LinuxSeccompAction,
     errno: Option<i32>,
     args: Vec<LinuxSeccompArg>,

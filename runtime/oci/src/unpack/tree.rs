@@ -61,8 +61,12 @@ impl<'a> Tree<'a> {
             let prefix = &path[..end];
             let next = match open_beneath(self.root, prefix, folder_flags()) {
                 Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))
-                        .with_context(|| format!("failed to make folder {:?}", show(prefix)))?;
+                    match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                        Err(Errno::EXIST) => {
+                            bail!("the path goes through {:?}, a symlink that leads nowhere", show(prefix))
+                        }
+                        made => made.with_context(|| format!("failed to make folder {:?}", show(prefix)))?,
+                    }
                     open_beneath(self.root, prefix, folder_flags())
                 }
                 other => other,

@@ -1,0 +1,10 @@
+//! The program as cairnd runs it, against the real kernel. Needs root, overlayfs, and the static busybox.
+
+mod cleanup;
+mod exec;
+mod hand_over;
+mod isolation;
+mod network;
+mod run;
+mod support;
+mod unpack;
