@@ -202,7 +202,7 @@ pub(crate) struct TokenCreate {
     #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = value::parse_label)]
     pub(crate) labels: Vec<(String, String)>,
     /// What it is for
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) description: String,
     #[command(flatten)]
     pub(crate) output: Output,

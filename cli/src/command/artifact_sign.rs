@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{self, BufRead as _, IsTerminal as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use cairn_model::{Digest, api::Artifact};
@@ -109,9 +109,9 @@ async fn pinned(client: &Client, folder: &Path, root: Option<&Path>) -> Result<S
 }
 
 /// Refuses a key whose signature would count for nothing, before anything is shown.
-fn require_role(repository: &Repository, key: &KeyPair, file: &PathBuf) -> Result<(), Failure> {
+fn require_role(repository: &Repository, key: &KeyPair, file: &Path) -> Result<(), Failure> {
     let id = key.public().tuf_key_id();
-    let counts = repository.root().role("targets").is_some_and(|role| role.keyids.iter().any(|k| *k == id));
+    let counts = repository.root().role("targets").is_some_and(|role| role.keyids.contains(&id));
     if counts {
         return Ok(());
     }
