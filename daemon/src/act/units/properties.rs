@@ -1,0 +1,121 @@
+//! From what a unit shall be to the properties of `StartTransientUnit` (names and types as in systemd's
+//! `dbus-service.c`, `dbus-execute.c`, `dbus-cgroup.c`, `dbus-kill.c`).
+
+use std::time::Duration;
+
+use zbus::zvariant::Value;
+
+use super::{
+    super::{jobs::Job, supervisor::UnitSpec},
+    Restart, remains_after_exit,
+};
+
+/// A command line as `a(sasb)`: path, argv, whether a failure is ignored.
+type ExecLines = Vec<(String, Vec<String>, bool)>;
+
+/// First pause of systemd's own restart; it grows in [`RESTART_STEPS`] steps to [`RESTART_MAX`].
+const RESTART_FIRST: Duration = Duration::from_millis(500);
+const RESTART_MAX: Duration = Duration::from_secs(60);
+const RESTART_STEPS: u32 = 7;
+/// A container starts in tens of milliseconds; what takes longer than this hangs.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn usec(duration: Duration) -> Value<'static> {
+    Value::from(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}
+
+fn exec(argv: &[String]) -> Value<'static> {
+    let program = argv.first().cloned().unwrap_or_default();
+    let lines: ExecLines = vec![(program, argv.to_vec(), false)];
+    Value::from(lines)
+}
+
+/// The properties of a workload's unit.
+pub(super) fn of_workload(spec: &UnitSpec) -> Vec<(&'static str, Value<'static>)> {
+    let extra: Vec<Vec<u8>> = vec![
+        format!("CAIRN_APP={}", spec.app).into_bytes(),
+        format!("CAIRN_SERVICE={}", spec.service).into_bytes(),
+    ];
+    let mut properties = vec![
+        ("Description", Value::from(spec.tag.describe())),
+        ("Slice", Value::from(spec.slice.clone())),
+        ("Type", Value::from("notify")),
+        ("NotifyAccess", Value::from("all")),
+        ("ExecStart", exec(&spec.exec_start)),
+        ("TimeoutStartUSec", usec(START_TIMEOUT)),
+        ("TimeoutStopUSec", usec(spec.stop_timeout)),
+        ("KillMode", Value::from("mixed")),
+        ("KillSignal", Value::from(spec.kill_signal)),
+        ("DevicePolicy", Value::from("closed")),
+        // As a container engine would have it: the kernel kills one process, the unit decides what that means.
+        ("OOMPolicy", Value::from("continue")),
+        ("SyslogIdentifier", Value::from(format!("{}/{}", spec.app, spec.service))),
+        ("LogExtraFields", Value::from(extra)),
+        ("StandardOutput", Value::from("journal")),
+        ("StandardError", Value::from("journal")),
+        // Collected once inactive; a failed unit stays, so that its exit code can be read by a daemon that was away.
+        ("CollectMode", Value::from("inactive")),
+        ("RemainAfterExit", Value::from(remains_after_exit(spec.restart))),
+    ];
+    if let Some(argv) = &spec.exec_stop_post {
+        properties.push(("ExecStopPost", exec(argv)));
+    }
+    if spec.delegate {
+        properties.push(("Delegate", Value::from(true)));
+    }
+    let limits = [
+        ("MemoryMax", spec.memory_max),
+        ("CPUQuotaPerSecUSec", spec.cpu_quota_usec),
+        ("TasksMax", spec.tasks_max),
+    ];
+    properties.extend(limits.into_iter().filter_map(|(name, limit)| Some((name, Value::from(limit?)))));
+    if spec.memory_max.is_some() {
+        // A limit that spills into swap is none.
+        properties.push(("MemorySwapMax", Value::from(0u64)));
+    }
+    properties.extend(restart(spec.restart));
+    properties
+}
+
+fn restart(policy: Restart) -> Vec<(&'static str, Value<'static>)> {
+    let (word, limit) = match policy {
+        Restart::No => return vec![("Restart", Value::from("no"))],
+        Restart::OnFailure { max } => ("on-failure", max),
+        Restart::Always => ("always", None),
+    };
+    let mut properties = vec![
+        ("Restart", Value::from(word)),
+        ("RestartUSec", usec(RESTART_FIRST)),
+        ("RestartMaxDelayUSec", usec(RESTART_MAX)),
+        ("RestartSteps", Value::from(RESTART_STEPS)),
+    ];
+    match limit {
+        // The first start counts too.
+        Some(max) => properties.extend([
+            ("StartLimitIntervalUSec", Value::from(u64::MAX)),
+            ("StartLimitBurst", Value::from(max.saturating_add(1))),
+        ]),
+        None => properties.push(("StartLimitIntervalUSec", Value::from(0u64))),
+    }
+    properties
+}
+
+/// The properties of a one-off job's unit.
+pub(super) fn of_job(job: &Job) -> Vec<(&'static str, Value<'static>)> {
+    vec![
+        ("Description", Value::from(format!("Cairn job {}", job.name))),
+        ("Slice", Value::from("cairn.slice")),
+        ("Type", Value::from("oneshot")),
+        ("ExecStart", exec(&job.argv)),
+        ("TimeoutStartUSec", usec(job.deadline)),
+        ("MemoryMax", Value::from(job.memory_max)),
+        ("MemorySwapMax", Value::from(0u64)),
+        ("TasksMax", Value::from(64u64)),
+        ("DevicePolicy", Value::from("closed")),
+        ("NoNewPrivileges", Value::from(true)),
+        ("PrivateNetwork", Value::from(true)),
+        ("CPUWeight", Value::from(20u64)),
+        ("SyslogIdentifier", Value::from(job.name.clone())),
+        ("CollectMode", Value::from("inactive-or-failed")),
+    ]
+}

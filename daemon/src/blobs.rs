@@ -1,0 +1,179 @@
+//! Blobs on disk: `blobs/sha256/<hex>`. A blob is under its name only when it is whole, has its digest, and is on the
+//! disk; until then it is `<hex>.part`, and a later try goes on where the last one ended.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use cairn_model::Digest;
+use futures_util::StreamExt;
+use nix::sys::statvfs::statvfs;
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    fs::{self, File, OpenOptions},
+    io::{AsyncReadExt, AsyncWriteExt},
+};
+
+use crate::{
+    assemble::Blob,
+    source::{Source, SourceError},
+};
+
+/// What stays free on the data partition: the ledger, the journal and the workloads themselves need room too.
+const RESERVE_BYTES: u64 = 64 << 20;
+
+/// Why a blob is not on the disk.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// There is no room.
+    #[error(
+        "no room for {digest}: {needed} bytes are needed and {free} are free on the data partition (of which \
+         {RESERVE_BYTES} stay in reserve); remove apps or volumes, or use a larger disk"
+    )]
+    NoRoom {
+        /// Which blob.
+        digest: Digest,
+        /// What is still to come.
+        needed: u64,
+        /// What is free.
+        free: u64,
+    },
+    /// The disk failed.
+    #[error("failed to {action} {path}; check the data partition")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The source failed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// More or fewer bytes than the manifest says.
+    #[error(
+        "{digest} has not the {size} bytes that its manifest says; the hub or something on the way changed it"
+    )]
+    Size {
+        /// Which blob.
+        digest: Digest,
+        /// What the manifest says.
+        size: u64,
+    },
+}
+
+/// The folder of blobs.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    folder: PathBuf,
+}
+
+impl Blobs {
+    /// Blobs below `state_dir`.
+    pub fn new(state_dir: &Path) -> Self {
+        Self { folder: state_dir.join("blobs/sha256") }
+    }
+
+    /// Where a blob is once it is whole.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(digest.hex())
+    }
+
+    /// Whether it is whole and there.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.path(digest).exists()
+    }
+
+    /// Drops a blob that is not needed any more.
+    pub async fn remove(&self, digest: &Digest) {
+        // What cannot be removed costs room, nothing else; the next collection tries again.
+        let _ = fs::remove_file(self.path(digest)).await;
+    }
+
+    /// Makes sure that `blob` is there, fetching what is missing of it.
+    pub async fn ensure(&self, blob: &Blob, source: &dyn Source) -> Result<(), BlobError> {
+        let whole = self.path(&blob.digest);
+        if fs::try_exists(&whole).await.unwrap_or(false) {
+            return Ok(());
+        }
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| BlobError::Io { action, path, source }
+        };
+        fs::create_dir_all(&self.folder).await.map_err(io("make", &self.folder))?;
+        let part = self.folder.join(format!("{}.part", blob.digest.hex()));
+        let (mut file, mut hash, mut have) = open_part(&part, blob.size).await.map_err(io("open", &part))?;
+        if have < blob.size {
+            self.check_room(&blob.digest, blob.size - have)?;
+            let mut stream = source.blob(&blob.digest, have).await?;
+            if stream.offset != have {
+                file = File::create(&part).await.map_err(io("truncate", &part))?;
+                (hash, have) = (Sha256::new(), 0);
+            }
+            while let Some(piece) = stream.bytes.next().await {
+                let piece = piece?;
+                have += piece.len() as u64;
+                if have > blob.size {
+                    break;
+                }
+                hash.update(&piece);
+                file.write_all(&piece).await.map_err(io("write", &part))?;
+            }
+            file.flush().await.map_err(io("write", &part))?;
+        }
+        if have != blob.size {
+            if have > blob.size {
+                let _ = fs::remove_file(&part).await;
+            }
+            // A short one stays: the next try goes on from there.
+            return Err(BlobError::Size { digest: blob.digest.clone(), size: blob.size });
+        }
+        if Digest::from_sha256(&hash.finalize().into()) != blob.digest {
+            let _ = fs::remove_file(&part).await;
+            return Err(SourceError::Corrupt { digest: blob.digest.clone() }.into());
+        }
+        file.sync_all().await.map_err(io("sync", &part))?;
+        fs::rename(&part, &whole).await.map_err(io("rename", &part))?;
+        let folder = File::open(&self.folder).await.map_err(io("open", &self.folder))?;
+        folder.sync_all().await.map_err(io("sync", &self.folder))
+    }
+
+    fn check_room(&self, digest: &Digest, needed: u64) -> Result<(), BlobError> {
+        let stat = statvfs(&self.folder).map_err(|e| BlobError::Io {
+            action: "look at",
+            path: self.folder.clone(),
+            source: e.into(),
+        })?;
+        let free = u64::from(stat.blocks_available()) * u64::from(stat.fragment_size());
+        if free < needed.saturating_add(RESERVE_BYTES) {
+            return Err(BlobError::NoRoom { digest: digest.clone(), needed, free });
+        }
+        Ok(())
+    }
+}
+
+/// Opens what is there already, with its hash so far. What is larger than the whole is thrown away.
+async fn open_part(path: &Path, size: u64) -> io::Result<(File, Sha256, u64)> {
+    let mut file = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(path).await?;
+    let (mut hash, mut have) = (Sha256::new(), 0u64);
+    if file.metadata().await?.len() > size {
+        file.set_len(0).await?;
+        return Ok((file, hash, 0));
+    }
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer).await? {
+            0 => return Ok((file, hash, have)),
+            n => {
+                hash.update(&buffer[..n]);
+                have += n as u64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

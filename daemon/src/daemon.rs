@@ -1,0 +1,200 @@
+//! Composes the daemon: every task and every channel is made here, and all of them end by one token.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    act::{
+        images,
+        jobs::{JobRunner, ProcessJobs},
+        processes::Processes,
+        supervisor::Supervisor,
+        units::Units,
+        volumes::ensure_private,
+        workload::Places,
+    },
+    assemble::Assembled,
+    blobs::Blobs,
+    commands,
+    config::{Settings, SupervisorKind},
+    identity,
+    ledger::Ledger,
+    link, local, notify, pull, reconcile,
+    report::{self, Reporter},
+    source::Clocked,
+    status::{self, Identity},
+};
+
+/// How long the tasks may take to end: systemd's own limit is 90 s.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// Runs the daemon until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> Result<()> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    let mut tasks = start(&settings, &stop).await?;
+    notify::ready();
+    // Every arm is cancel-safe; a task that ends by itself while nobody asked for it is a fault.
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = tasks.join_next() => ended,
+    };
+    notify::stopping();
+    tracing::info!("stopping; workloads under systemd go on");
+    stop.cancel();
+    let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!("some tasks did not end in time");
+    }
+    match ended {
+        None => Ok(()),
+        Some(Ok(name)) => anyhow::bail!("task {name} ended by itself"),
+        Some(Err(e)) => Err(e).context("a task ended by a fault"),
+    }
+}
+
+struct Supervision {
+    supervisor: Box<dyn Supervisor>,
+    precompile: Arc<dyn JobRunner>,
+}
+
+async fn supervision(settings: &Settings, stop: &CancellationToken) -> Result<Supervision> {
+    match settings.supervisor {
+        SupervisorKind::Systemd => {
+            let units = Units::connect(stop.clone())
+                .await
+                .context("failed to reach systemd over the system bus; is dbus running?")?;
+            let precompile = Arc::new(units.jobs());
+            Ok(Supervision { supervisor: Box::new(units), precompile })
+        }
+        SupervisorKind::Processes => {
+            tracing::warn!("workloads are child processes, without limits: for development only");
+            Ok(Supervision { supervisor: Box::new(Processes::default()), precompile: Arc::new(ProcessJobs) })
+        }
+    }
+}
+
+async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<&'static str>> {
+    for folder in [&settings.state_dir, &settings.run_dir] {
+        ensure_private(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    }
+    let key = Arc::new(identity::load_key(&settings.state_dir).context("the node's key cannot be used")?);
+    let ledger = Ledger::open(&settings.state_dir.join("ledger.sqlite")).await?;
+    let initial = pull::from_ledger(&ledger).await.context("the applied generation cannot be taken up")?;
+    let boot = identity::boot_id().context("failed to read the boot id")?;
+    let facts = identity::facts(settings);
+    let node = key.public().node_id();
+    let fingerprint = identity::fingerprint(&key.public());
+    let generation = initial.as_ref().map_or(0, |a| a.desired.generation);
+    tracing::info!(%node, fingerprint, generation, version = env!("CARGO_PKG_VERSION"), "cairnd starts");
+
+    let listener = local::bind(&settings.run_dir).context("failed to bind the local socket")?;
+    let Supervision { supervisor, precompile } = supervision(settings, stop).await?;
+    let blobs = Blobs::new(&settings.state_dir);
+    let (reporter, records) = Reporter::channel();
+    let mut tasks = JoinSet::new();
+
+    let link_config = link::Config {
+        hub: settings.hub.clone(),
+        trust_dir: settings.state_dir.join("trust"),
+        layers_dir: settings.state_dir.join("layers"),
+        key: key.clone(),
+        facts: facts.clone(),
+        clock: Clocked { floor: identity::os_build_time() },
+    };
+    let (link, link_task) =
+        link::build(link_config, ledger.clone(), blobs.clone(), reporter.clone(), initial);
+    tasks.spawn(named("link", link::run_until(link_task, stop.clone())));
+
+    let images_config = images::Config {
+        state_dir: settings.state_dir.clone(),
+        runtimes: settings.runtimes.clone(),
+        unpack: Arc::new(ProcessJobs),
+        precompile,
+    };
+    let (images, images_task) = images::build(images_config, blobs, stop.clone());
+    tasks.spawn(named("images", images_task));
+
+    let reconcile_config = reconcile::Config {
+        supervisor,
+        places: Places {
+            state_dir: settings.state_dir.clone(),
+            run_dir: settings.run_dir.clone(),
+            runtimes: settings.runtimes.clone(),
+            network_base: settings.network_base,
+        },
+        desired: link.desired.clone(),
+        images,
+        ledger: ledger.clone(),
+        reporter: reporter.clone(),
+    };
+    let (work, reconcile_task) = reconcile::build(reconcile_config, stop.clone()).await;
+    tasks.spawn(named("reconcile", reconcile_task));
+
+    let (node_status, status_task) = status::build(link.status.clone(), work.status.clone());
+    tasks.spawn(named("status", until(status_task, stop.clone())));
+
+    let (report_seconds, seconds_task) = report_interval(link.desired.clone());
+    tasks.spawn(named("report interval", until(seconds_task, stop.clone())));
+    let report_config = report::Config {
+        key,
+        boot,
+        facts,
+        records,
+        status: node_status,
+        report_seconds,
+        hub: link.hub.clone(),
+    };
+    let (unsent, report_task) = report::build(report_config, ledger.clone(), stop.clone());
+    tasks.spawn(named("report", report_task));
+
+    let journalctl = settings.runtimes.journalctl.clone();
+    let commands_task = commands::run(journalctl, ledger, link.desired, reporter, stop.clone());
+    tasks.spawn(named("commands", commands_task));
+
+    let identity = Arc::new(Identity { node, fingerprint });
+    let views = local::Views { identity, link: link.status.clone(), work: work.status.clone(), unsent };
+    tasks.spawn(named("local", local::serve(listener, views, stop.clone())));
+    tasks.spawn(named("notify", notify::run(work.alive, link.status, work.status, stop.clone())));
+    Ok(tasks)
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+async fn until(task: impl Future<Output = ()>, stop: CancellationToken) {
+    tokio::select! {
+        () = task => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// How often the hub wants a status, by the newest policy.
+fn report_interval(
+    mut desired: watch::Receiver<Option<Arc<Assembled>>>,
+) -> (watch::Receiver<u32>, impl Future<Output = ()>) {
+    let seconds = |assembled: &Option<Arc<Assembled>>| {
+        assembled.as_ref().map_or_else(
+            || cairn_model::desired::Policy::default().report_seconds,
+            |a| a.desired.policy.report_seconds,
+        )
+    };
+    let (out, receiver) = watch::channel(seconds(&desired.borrow()));
+    let task = async move {
+        while desired.changed().await.is_ok() {
+            out.send_replace(seconds(&desired.borrow_and_update()));
+        }
+    };
+    (receiver, task)
+}

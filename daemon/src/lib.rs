@@ -1,0 +1,43 @@
+//! The node daemon: pulls what its hub wants, verifies it, and makes it so. It must never execute what was not verified,
+//! and never hold a workload in its own process.
+//!
+//! Data flows one way; each long-lived task owns its state, and they share nothing but channels:
+//!
+//! | task | owns | takes | gives |
+//! |---|---|---|---|
+//! | [`link`] | enrolment, TUF verifier, puller | – | `watch` link status, hub client, generation to run |
+//! | [`act::images`] | `layers/`, `wasm/` | `mpsc` images to make ready | `watch` what is ready, what fails |
+//! | [`reconcile`] | supervisor, probes, failures | `watch` generation, images; `Notify` units; `mpsc` verdicts | `watch` work status |
+//! | [`probe`] (one a replica) | one health check | – | `mpsc` verdicts |
+//! | [`status`] | – | `watch` link and work status | `watch` node status |
+//! | [`report`] | the sending side of the outbox | `mpsc` records, `watch` node status, hub client | `watch` reports that wait |
+//! | [`commands`] | – | `watch` generation | `mpsc` records |
+//! | [`local`] | the unix socket | all `watch`es | HTTP |
+//! | [`notify`] | – | `watch` work, link | `sd_notify` |
+//! | `act::units` signals | a D-Bus stream | systemd's signals | `Notify` |
+//!
+//! The [`ledger`] is one SQLite connection behind a cheap handle; [`plan`], [`assemble`] and [`status`] are pure.
+
+pub mod act;
+pub mod assemble;
+pub mod backoff;
+pub mod blobs;
+pub mod commands;
+pub mod config;
+pub mod identity;
+pub mod ledger;
+pub mod link;
+pub mod local;
+pub mod logging;
+pub mod notify;
+pub mod plan;
+pub mod probe;
+pub mod pull;
+pub mod reconcile;
+pub mod report;
+pub mod source;
+pub mod status;
+
+mod daemon;
+
+pub use daemon::run;

@@ -1,0 +1,94 @@
+//! Where a bundle comes from: the hub over HTTP today; a relay or a folder can follow behind the same trait. Nothing
+//! here is trusted: metadata is judged by `cairn_trust`, everything else by digest, all of it bounded in size and time.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cairn_model::Digest;
+use cairn_trust::fetch::{Fetch, FetchError};
+use futures_util::stream::BoxStream;
+
+mod http;
+#[cfg(test)]
+mod tests;
+
+pub use http::{Clocked, HubClient, HubTls};
+
+/// Why a source did not give what was asked for. Says nothing about trust.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The source could not be reached, or broke off.
+    #[error("the hub cannot be reached ({cause}); check the network, the hub's address and its certificate")]
+    Unreachable {
+        /// The whole chain of causes.
+        cause: String,
+    },
+    /// The source answered with an error of its own.
+    #[error("the hub refuses ({status}): {message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The kebab-case code of the answer; empty where it has none.
+        code: String,
+        /// Cause and cure, in the hub's words.
+        message: String,
+    },
+    /// The answer is not what the protocol says.
+    #[error(
+        "the hub's answer to {what} makes no sense ({cause}); check that the address is that of a Cairn hub"
+    )]
+    Garbage {
+        /// Which request.
+        what: &'static str,
+        /// What is wrong with the answer.
+        cause: String,
+    },
+    /// A document or blob is larger than it may be, or metadata could not be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A document does not have its digest.
+    #[error(
+        "{digest} arrived with other bytes than its digest says; the hub or something on the way changed it"
+    )]
+    Corrupt {
+        /// What was asked for.
+        digest: Digest,
+    },
+}
+
+impl SourceError {
+    /// Whether the source itself answered: it is there, however little it helps.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Garbage { .. } | Self::Corrupt { .. })
+    }
+}
+
+/// The bytes of a blob from some offset on.
+pub struct BlobStream {
+    /// Where the bytes begin: what was asked for, or 0 where the source cannot resume.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: BoxStream<'static, Result<Bytes, SourceError>>,
+}
+
+impl fmt::Debug for BlobStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobStream").field("offset", &self.offset).finish_non_exhaustive()
+    }
+}
+
+/// A carrier of bundles.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// The director repository of this node.
+    fn director(&self) -> &dyn Fetch;
+    /// The artifacts repository.
+    fn artifacts(&self) -> &dyn Fetch;
+    /// A manifest by digest, checked.
+    async fn manifest(&self, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError>;
+    /// A small blob by digest, checked.
+    async fn document(&self, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError>;
+    /// A blob by digest from `offset` on, not checked: the caller hashes as it writes.
+    async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, SourceError>;
+}
