@@ -93,8 +93,18 @@ mod tests {
     #[test]
     fn refuses_foreign_and_broken_names() {
         let bad = [
-            "", "cairn_.efi", "cairn_1+.efi", "cairn_1+3-.efi", "cairn_1+-3.efi", "cairn_1+3-0-1.efi", "cairn_1+3+1.efi",
-            "windows.efi", "cairn_1.EFI", "cairn_1+999999999999.efi", "cairn_../1.efi", "cairn_1+ 3.efi",
+            "",
+            "cairn_.efi",
+            "cairn_1+.efi",
+            "cairn_1+3-.efi",
+            "cairn_1+-3.efi",
+            "cairn_1+3-0-1.efi",
+            "cairn_1+3+1.efi",
+            "windows.efi",
+            "cairn_1.EFI",
+            "cairn_1+999999999999.efi",
+            "cairn_../1.efi",
+            "cairn_1+ 3.efi",
         ];
         for name in bad {
             assert!(name.parse::<BootEntry>().is_err(), "{name}");

@@ -123,9 +123,7 @@ pub fn partition_uuids(root_hash: &str) -> Option<(String, String)> {
     if root_hash.len() != 64 || !root_hash.chars().all(hex) {
         return None;
     }
-    let dashed = |half: &str| {
-        [&half[..8], &half[8..12], &half[12..16], &half[16..20], &half[20..]].join("-")
-    };
+    let dashed = |half: &str| [&half[..8], &half[8..12], &half[12..16], &half[16..20], &half[20..]].join("-");
     Some((dashed(&root_hash[..32]), dashed(&root_hash[32..])))
 }
 

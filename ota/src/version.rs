@@ -8,7 +8,9 @@ pub const MAX_LENGTH: usize = 23;
 
 /// Why a text is no OS version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' is no OS version: {why}; use 1 to 23 of a-z, 0-9, '.', '~' and '-', beginning with a digit")]
+#[error(
+    "'{text}' is no OS version: {why}; use 1 to 23 of a-z, 0-9, '.', '~' and '-', beginning with a digit"
+)]
 pub struct VersionError {
     text: String,
     why: &'static str,
