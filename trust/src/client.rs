@@ -208,7 +208,12 @@ impl Client {
         }
     }
 
-    fn take_timestamp(&mut self, bytes: Vec<u8>, clock: Clock, changes: &mut Changes) -> Result<(), ClientError> {
+    fn take_timestamp(
+        &mut self,
+        bytes: Vec<u8>,
+        clock: Clock,
+        changes: &mut Changes,
+    ) -> Result<(), ClientError> {
         let refused = ClientError::refused("timestamp");
         let candidate = Metadata::<TimestampRole>::from_slice(&bytes).map_err(&refused)?;
         // Its own word for when it was signed can only make it look older to itself.
@@ -255,7 +260,8 @@ impl Client {
     ) -> Result<(), ClientError> {
         let refused = ClientError::refused("targets");
         self.set.check_snapshot_expired(now).map_err(ClientError::refused("snapshot"))?;
-        let pinned = self.set.snapshot().and_then(|snapshot| snapshot.meta.get(TARGETS)).map(|pin| pin.version);
+        let pinned =
+            self.set.snapshot().and_then(|snapshot| snapshot.meta.get(TARGETS)).map(|pin| pin.version);
         let known = self.set.targets_role("targets");
         if known.is_some_and(|known| Some(known.version) == pinned && !known.is_expired(now)) {
             return Ok(());

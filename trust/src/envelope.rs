@@ -44,7 +44,9 @@ pub enum EnvelopeError {
         limit: usize,
     },
     /// It is no compact JWS by EdDSA, its signature is not by the expected key, or its payload has another shape.
-    #[error("envelope is not signed by the expected key, or is not of the expected form; a node whose key was replaced must enrol again")]
+    #[error(
+        "envelope is not signed by the expected key, or is not of the expected form; a node whose key was replaced must enrol again"
+    )]
     Invalid(#[source] jsonwebtoken::errors::Error),
     /// It is an envelope of another kind.
     #[error("envelope has type {found:?} where {expected:?} is needed")]

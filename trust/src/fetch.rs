@@ -27,13 +27,17 @@ pub enum FetchError {
         limit: u64,
     },
     /// The source sends so slowly that an update would never end.
-    #[error("{path} arrives too slowly; the source or the network may be holding the update back, another try follows")]
+    #[error(
+        "{path} arrives too slowly; the source or the network may be holding the update back, another try follows"
+    )]
     TooSlow {
         /// The file.
         path: String,
     },
     /// The source refuses or fails.
-    #[error("{path}: the source answers {status}; check that the node is approved and that the hub is healthy")]
+    #[error(
+        "{path}: the source answers {status}; check that the node is approved and that the hub is healthy"
+    )]
     Status {
         /// The file.
         path: String,
@@ -152,7 +156,8 @@ pub(crate) fn encode_segment(segment: &str) -> String {
 
 /// Whether `path` stays below its base: relative, percent-encoded where need be, no empty, `.` or `..` segment.
 fn is_plain(path: &str) -> bool {
-    let safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'%' | b'/');
+    let safe =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'%' | b'/');
     path.len() <= 1024
         && path.bytes().all(safe)
         && path.to_ascii_lowercase().replace("%2e", ".").split('/').all(|s| !matches!(s, "" | "." | ".."))

@@ -27,13 +27,17 @@ pub enum KeyError {
     #[error("failed to make an Ed25519 key; check that the kernel's random number generator works")]
     Generate,
     /// The text is not the PEM form of a PKCS#8 Ed25519 key.
-    #[error("not a PKCS#8 Ed25519 private key in PEM; make one with cairn or with `openssl genpkey -algorithm ed25519`")]
+    #[error(
+        "not a PKCS#8 Ed25519 private key in PEM; make one with cairn or with `openssl genpkey -algorithm ed25519`"
+    )]
     Malformed,
     /// A public key that is not 32 bytes.
     #[error("not an Ed25519 public key; expected 32 bytes, base64url without padding")]
     MalformedPublic,
     /// The key file could be read by others.
-    #[error("key file {path} may be read by others (mode {mode:o}); make a new key if that machine is shared, else chmod 600 it")]
+    #[error(
+        "key file {path} may be read by others (mode {mode:o}); make a new key if that machine is shared, else chmod 600 it"
+    )]
     Exposed {
         /// The file.
         path: PathBuf,
@@ -53,7 +57,9 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// A key file that is there but holds no key.
-    #[error("key file {path} holds no usable key; restore it from where it is kept, or remove it and make a new one")]
+    #[error(
+        "key file {path} holds no usable key; restore it from where it is kept, or remove it and make a new one"
+    )]
     Unusable {
         /// The file.
         path: PathBuf,

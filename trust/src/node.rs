@@ -88,7 +88,8 @@ impl Verifier {
     /// Pins both first roots below `folder`, at enrolment. Doing it again with the same roots is nothing.
     pub fn init(folder: &Path, director_root: &[u8], artifacts_root: &[u8]) -> Result<(), UpdateError> {
         // Both are looked at before either is pinned.
-        let check = |root| TrustedMetadataSet::from_root(root).map_err(ClientError::refused("root")).map(drop);
+        let check =
+            |root| TrustedMetadataSet::from_root(root).map_err(ClientError::refused("root")).map(drop);
         check(director_root).map_err(UpdateError::Director)?;
         check(artifacts_root).map_err(UpdateError::Artifacts)?;
         let pin = |name, root| Store::init(&folder.join(name), root).map_err(ClientError::from).map(drop);

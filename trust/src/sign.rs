@@ -47,7 +47,9 @@ pub enum SignError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The key that is needed is kept elsewhere.
-    #[error("the {role} key is not on this machine ({path} is absent); sign where it is kept, for instance with `cairn artifact sign`")]
+    #[error(
+        "the {role} key is not on this machine ({path} is absent); sign where it is kept, for instance with `cairn artifact sign`"
+    )]
     KeyOffline {
         /// The role.
         role: &'static str,
@@ -55,7 +57,9 @@ pub enum SignError {
         path: PathBuf,
     },
     /// The key is not among those that the root names for the role.
-    #[error("the {role} key here is not one that the root names; restore the right key, or let the operators rotate the root to this one")]
+    #[error(
+        "the {role} key here is not one that the root names; restore the right key, or let the operators rotate the root to this one"
+    )]
     KeyNotInRoot {
         /// The role.
         role: &'static str,
@@ -84,7 +88,9 @@ pub enum SignError {
     #[error("the signed metadata is refused")]
     Refused(#[source] ClientError),
     /// Metadata signed elsewhere does not fit what is published.
-    #[error("the signed targets are version {found}, but {expected} comes next; take the unsigned ones from the hub again")]
+    #[error(
+        "the signed targets are version {found}, but {expected} comes next; take the unsigned ones from the hub again"
+    )]
     WrongVersion {
         /// Its version.
         found: u64,
@@ -201,7 +207,8 @@ impl TargetEntry {
 /// a key that never leaves his machine.
 pub fn sign_file(file: &[u8], keys: &[&KeyPair]) -> Result<Vec<u8>, SignError> {
     let not = |what: &str| SignError::NotMetadata(what.to_owned());
-    let mut file: Value = serde_json::from_slice(file).map_err(|error| SignError::NotMetadata(error.to_string()))?;
+    let mut file: Value =
+        serde_json::from_slice(file).map_err(|error| SignError::NotMetadata(error.to_string()))?;
     let signed = file.get("signed").filter(|s| s.get("_type").is_some_and(Value::is_string));
     let signed = signed.ok_or_else(|| not("it has no signed part"))?;
     let canonical = sigstore_tuf::canonical_json::to_canonical_bytes(signed)

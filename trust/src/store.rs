@@ -33,13 +33,17 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 #[non_exhaustive]
 pub enum StoreError {
     /// There is no state, so nothing is known of what was trusted before.
-    #[error("{folder} holds no trusted state ({STATE_FILE} is missing); restore the folder from a backup, or remove it and enrol the node again")]
+    #[error(
+        "{folder} holds no trusted state ({STATE_FILE} is missing); restore the folder from a backup, or remove it and enrol the node again"
+    )]
     Missing {
         /// The store's folder.
         folder: PathBuf,
     },
     /// The state or a file is damaged, or not the one that was trusted last.
-    #[error("{path} is not what was trusted last ({what}); rollback protection would be lost: restore {folder} from a backup, or remove it and enrol the node again")]
+    #[error(
+        "{path} is not what was trusted last ({what}); rollback protection would be lost: restore {folder} from a backup, or remove it and enrol the node again"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -49,7 +53,9 @@ pub enum StoreError {
         what: &'static str,
     },
     /// The folder is initialised with another root, or holds something else.
-    #[error("{folder} is in use already, with another root; remove it if this node is to trust a new repository")]
+    #[error(
+        "{folder} is in use already, with another root; remove it if this node is to trust a new repository"
+    )]
     Occupied {
         /// The store's folder.
         folder: PathBuf,
@@ -119,14 +125,19 @@ impl Store {
         }
         // Metadata without a state is what is left when somebody deletes the state: not a fresh folder.
         let left_over = match durable::read(&folder.join(ROOT), MAX_FILE_BYTES) {
-            Ok(there) => there.is_some_and(|bytes| hash(&bytes) != pinned) || folder.join("timestamp.json").exists(),
+            Ok(there) => {
+                there.is_some_and(|bytes| hash(&bytes) != pinned) || folder.join("timestamp.json").exists()
+            }
             Err(source) => return Err(StoreError::Io { action: "read", path: folder.join(ROOT), source }),
         };
         if left_over {
             return Err(StoreError::Missing { folder: folder.to_owned() });
         }
-        durable::create_folder(folder, 0o700)
-            .map_err(|source| StoreError::Io { action: "create", path: folder.to_owned(), source })?;
+        durable::create_folder(folder, 0o700).map_err(|source| StoreError::Io {
+            action: "create",
+            path: folder.to_owned(),
+            source,
+        })?;
         let state = State { schema: SCHEMA, pinned, files: BTreeMap::new() };
         let mut store = Self { folder: folder.to_owned(), state, files: BTreeMap::new() };
         store.commit(&[(ROOT.to_owned(), root.to_vec())])?;
@@ -195,8 +206,11 @@ impl Store {
         self.write_state(&state)?;
         for (name, bytes) in &changes {
             let path = self.folder.join(name);
-            durable::write_unsynced(&path, bytes, durable::PRIVATE)
-                .map_err(|source| StoreError::Io { action: "write", path, source })?;
+            durable::write_unsynced(&path, bytes, durable::PRIVATE).map_err(|source| StoreError::Io {
+                action: "write",
+                path,
+                source,
+            })?;
         }
         for entry in state.files.values_mut() {
             if let Some(next) = entry.next.take() {
@@ -205,8 +219,11 @@ impl Store {
         }
         // Syncs the folder, and with it the renames of the files, before the old hashes are forgotten: the state's own
         // rename cannot be durable before theirs.
-        durable::sync_folder(&self.folder.join(STATE_FILE))
-            .map_err(|source| StoreError::Io { action: "sync", path: self.folder.clone(), source })?;
+        durable::sync_folder(&self.folder.join(STATE_FILE)).map_err(|source| StoreError::Io {
+            action: "sync",
+            path: self.folder.clone(),
+            source,
+        })?;
         self.write_state(&state)?;
         self.state = state;
         self.files.extend(changes.into_iter().cloned());
@@ -215,8 +232,11 @@ impl Store {
 
     fn write_state(&self, state: &State) -> Result<(), StoreError> {
         let path = self.folder.join(STATE_FILE);
-        durable::write(&path, encode(state).as_bytes(), durable::PRIVATE)
-            .map_err(|source| StoreError::Io { action: "write", path, source })
+        durable::write(&path, encode(state).as_bytes(), durable::PRIVATE).map_err(|source| StoreError::Io {
+            action: "write",
+            path,
+            source,
+        })
     }
 }
 

@@ -23,10 +23,14 @@ const MAX_ARTIFACTS: usize = 4096;
 #[non_exhaustive]
 pub enum Refusal {
     /// The director's targets do not list a desired state.
-    #[error("refused (malformed): the director lists no {TARGET_NAME}; the hub's director repository for this node is damaged")]
+    #[error(
+        "refused (malformed): the director lists no {TARGET_NAME}; the hub's director repository for this node is damaged"
+    )]
     NoDesiredState,
     /// The director delegates, which it must not.
-    #[error("refused (malformed): the director delegates to other roles, which a director must not; look into the hub")]
+    #[error(
+        "refused (malformed): the director delegates to other roles, which a director must not; look into the hub"
+    )]
     DirectorDelegates,
     /// The director's facts on the desired state are not node and generation.
     #[error("refused (malformed): {what}; look into the hub")]
@@ -35,13 +39,17 @@ pub enum Refusal {
         what: String,
     },
     /// The bundle is for another node.
-    #[error("refused (wrong-node): this bundle was signed for {found}; the source serves another node's bundle")]
+    #[error(
+        "refused (wrong-node): this bundle was signed for {found}; the source serves another node's bundle"
+    )]
     WrongNode {
         /// The node that it names.
         found: String,
     },
     /// The generation is older than the one that was applied.
-    #[error("refused (rollback): generation {offered} is older than {applied}, which was applied; if the hub was restored from a backup, deploy again")]
+    #[error(
+        "refused (rollback): generation {offered} is older than {applied}, which was applied; if the hub was restored from a backup, deploy again"
+    )]
     OlderGeneration {
         /// What was offered.
         offered: u64,
@@ -49,13 +57,17 @@ pub enum Refusal {
         applied: u64,
     },
     /// The director names an artifact that the artifacts repository does not hold.
-    #[error("refused (arbitrary-software): {digest} is wanted by the director but signed by no operator; push and sign it, then deploy again")]
+    #[error(
+        "refused (arbitrary-software): {digest} is wanted by the director but signed by no operator; push and sign it, then deploy again"
+    )]
     NotGenuine {
         /// The artifact.
         digest: Digest,
     },
     /// Both know the artifact, but not as the same bytes.
-    #[error("refused (mix-and-match): director and artifacts repository disagree on length or hashes of {digest}; look into the hub")]
+    #[error(
+        "refused (mix-and-match): director and artifacts repository disagree on length or hashes of {digest}; look into the hub"
+    )]
     Disagreement {
         /// The artifact.
         digest: Digest,
@@ -70,13 +82,17 @@ pub enum Refusal {
     #[error("refused (tampering): {TARGET_NAME} is not what the director signed; look into the source")]
     Tampered,
     /// The desired state itself names another node or generation than the director's signed facts.
-    #[error("refused (mix-and-match): {TARGET_NAME} contradicts the director's metadata on {what}; look into the hub")]
+    #[error(
+        "refused (mix-and-match): {TARGET_NAME} contradicts the director's metadata on {what}; look into the hub"
+    )]
     Contradiction {
         /// On what.
         what: &'static str,
     },
     /// The desired state uses an app that the bundle does not carry.
-    #[error("refused (arbitrary-software): {TARGET_NAME} wants the app {digest}, which the director's targets do not list; look into the hub")]
+    #[error(
+        "refused (arbitrary-software): {TARGET_NAME} wants the app {digest}, which the director's targets do not list; look into the hub"
+    )]
     Unlisted {
         /// The app.
         digest: Digest,
@@ -91,7 +107,9 @@ impl Refusal {
             Self::WrongNode { .. } => Attack::WrongNode,
             Self::OlderGeneration { .. } => Attack::Rollback,
             Self::NotGenuine { .. } | Self::Unlisted { .. } => Attack::ArbitrarySoftware,
-            Self::Disagreement { .. } | Self::Misnamed { .. } | Self::Contradiction { .. } => Attack::MixAndMatch,
+            Self::Disagreement { .. } | Self::Misnamed { .. } | Self::Contradiction { .. } => {
+                Attack::MixAndMatch
+            }
             Self::Tampered => Attack::Tampering,
         }
     }

@@ -19,7 +19,9 @@ pub enum ClientError {
         path: String,
     },
     /// Metadata is not to be trusted.
-    #[error("refused {role} metadata ({attack}); what was trusted before stays in force, look into the source")]
+    #[error(
+        "refused {role} metadata ({attack}); what was trusted before stays in force, look into the source"
+    )]
     Refused {
         /// The role.
         role: String,
@@ -30,10 +32,14 @@ pub enum ClientError {
         source: sigstore_tuf::Error,
     },
     /// A root of another repository was offered.
-    #[error("refused root metadata (wrong-repository): it was signed for another repository; look into the source")]
+    #[error(
+        "refused root metadata (wrong-repository): it was signed for another repository; look into the source"
+    )]
     WrongRepository,
     /// More rotations than one refresh follows.
-    #[error("followed {limit} root rotations without reaching the newest; the next refresh goes on from there")]
+    #[error(
+        "followed {limit} root rotations without reaching the newest; the next refresh goes on from there"
+    )]
     TooManyRoots {
         /// The most that one refresh follows.
         limit: u32,

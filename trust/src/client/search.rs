@@ -123,7 +123,11 @@ fn children(role: &str, delegations: &[DelegatedRole], name: &str) -> Result<(Ve
     let mut children = Vec::new();
     for child in delegations {
         if matches!(child.name.as_str(), "root" | "timestamp" | "snapshot" | "targets") {
-            debug!(role, child = child.name, "a delegation must not take a top-level role's name; it is passed over");
+            debug!(
+                role,
+                child = child.name,
+                "a delegation must not take a top-level role's name; it is passed over"
+            );
             continue;
         }
         if child.matches_path(name).map_err(ClientError::refused(role))? {

@@ -49,10 +49,8 @@ impl Fetch for FolderFetch {
             return Err(FetchError::BadPath { path: path.to_owned() });
         }
         let (file, path) = (self.folder.join(path), path.to_owned());
-        tokio::task::spawn_blocking(move || read(&file, &path, max_len))
-            .await
-            .unwrap_or_else(|source| {
-                Err(FetchError::Transport { path: "folder".to_owned(), source: Box::new(source) })
-            })
+        tokio::task::spawn_blocking(move || read(&file, &path, max_len)).await.unwrap_or_else(|source| {
+            Err(FetchError::Transport { path: "folder".to_owned(), source: Box::new(source) })
+        })
     }
 }

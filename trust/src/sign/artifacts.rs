@@ -43,7 +43,12 @@ struct State {
 
 impl Artifacts {
     /// Makes an empty repository in `folder` where there is none yet, and opens it.
-    pub fn init(folder: &Path, keys: &HubKeys, lifetimes: Lifetimes, now: Timestamp) -> Result<Self, SignError> {
+    pub fn init(
+        folder: &Path,
+        keys: &HubKeys,
+        lifetimes: Lifetimes,
+        now: Timestamp,
+    ) -> Result<Self, SignError> {
         let shelf = Shelf { folder: folder.to_owned() };
         if shelf.newest_root()?.is_none() {
             let first = FirstKeys {
@@ -107,7 +112,8 @@ impl Artifacts {
     pub fn entries(&self) -> Vec<TargetEntry> {
         let state = self.lock();
         let targets = state.targets.targets.iter();
-        let mut entries: Vec<_> = targets.filter_map(|(name, target)| TargetEntry::of_target(name, target)).collect();
+        let mut entries: Vec<_> =
+            targets.filter_map(|(name, target)| TargetEntry::of_target(name, target)).collect();
         entries.sort_by(|a, b| a.digest.cmp(&b.digest));
         entries
     }
@@ -201,7 +207,13 @@ impl Artifacts {
         Ok(Some(targets))
     }
 
-    fn publish(&self, state: &mut State, keys: &HubKeys, targets: &[u8], now: Timestamp) -> Result<(), SignError> {
+    fn publish(
+        &self,
+        state: &mut State,
+        keys: &HubKeys,
+        targets: &[u8],
+        now: Timestamp,
+    ) -> Result<(), SignError> {
         let signer = Signer { root: &state.root, keys, lifetimes: self.lifetimes, now };
         let parsed: Targets = self.shelf.parse("targets.json", targets)?;
         let pinned = (parsed.version.get(), targets);

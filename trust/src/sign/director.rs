@@ -45,7 +45,12 @@ struct Published {
 
 impl Director {
     /// Makes the first root in `folder` where there is none yet, and opens it.
-    pub fn init(folder: &Path, keys: &HubKeys, lifetimes: Lifetimes, now: Timestamp) -> Result<Self, SignError> {
+    pub fn init(
+        folder: &Path,
+        keys: &HubKeys,
+        lifetimes: Lifetimes,
+        now: Timestamp,
+    ) -> Result<Self, SignError> {
         let shelf = Shelf { folder: folder.to_owned() };
         if shelf.newest_root()?.is_none() {
             let first = FirstKeys {
@@ -111,7 +116,8 @@ impl Director {
             ("node".to_owned(), Value::from(node.as_str())),
             ("generation".to_owned(), Value::from(generation)),
         ]);
-        let mut targets = Targets::new(SPEC_VERSION.into(), version(1)?, expiry(now, self.lifetimes.targets)?);
+        let mut targets =
+            Targets::new(SPEC_VERSION.into(), version(1)?, expiry(now, self.lifetimes.targets)?);
         targets.delegations = None;
         let wish = target(desired_state.len() as u64, decoded(digest.hex())?, facts);
         targets.targets.insert(target_name(TARGET_NAME)?, wish);
@@ -121,11 +127,19 @@ impl Director {
         }
         shelf.put(&[(format!("targets/{}.{TARGET_NAME}", digest.hex()), desired_state)])?;
         let published = self.published(&shelf)?;
-        self.sign_all(&root.1, keys, &shelf, published.as_ref(), targets, now)
+        self.sign_all(&root.1, keys, &shelf, published.as_ref(), targets, now)?;
+        shelf.prune_documents("targets");
+        Ok(())
     }
 
     /// The content of a file below `/tuf/director/<node>/`, the timestamp signed anew where it is time to.
-    pub fn file(&self, keys: &HubKeys, node: &NodeId, name: &str, now: Timestamp) -> Result<Vec<u8>, SignError> {
+    pub fn file(
+        &self,
+        keys: &HubKeys,
+        node: &NodeId,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<Vec<u8>, SignError> {
         let no_such = || SignError::NoSuchFile { name: name.chars().take(120).collect() };
         let shelf = self.shelf_of(node);
         if is_versioned(name, &["root.json"]) {
@@ -176,7 +190,8 @@ impl Director {
         targets.version = version(number)?;
         targets.expires = expiry(now, self.lifetimes.targets)?;
         let targets_file = seal(targets, &[&keys.director_targets])?;
-        let snapshot = make_snapshot(version(number)?, (version(number)?, &targets_file), self.lifetimes, now)?;
+        let snapshot =
+            make_snapshot(version(number)?, (version(number)?, &targets_file), self.lifetimes, now)?;
         let snapshot_file = seal(snapshot, &[&keys.director_snapshot])?;
         let timestamp = self.sign_timestamp(
             root,
@@ -209,7 +224,13 @@ impl Director {
         seal(timestamp, &[&keys.director_timestamp])
     }
 
-    fn renew_if_due(&self, root: &Root, keys: &HubKeys, shelf: &Shelf, now: Timestamp) -> Result<(), SignError> {
+    fn renew_if_due(
+        &self,
+        root: &Root,
+        keys: &HubKeys,
+        shelf: &Shelf,
+        now: Timestamp,
+    ) -> Result<(), SignError> {
         let Some(published) = self.published(shelf)? else { return Ok(()) };
         if !is_due(&published.timestamp, root, self.lifetimes, now) {
             return Ok(());

@@ -77,7 +77,8 @@ impl Shelf {
         let mut versions = Vec::new();
         for entry in entries {
             let file = entry.map_err(io)?.file_name();
-            let version = file.to_str().and_then(|file| file.split_once('.')).filter(|(_, rest)| *rest == name);
+            let version =
+                file.to_str().and_then(|file| file.split_once('.')).filter(|(_, rest)| *rest == name);
             versions.extend(version.and_then(|(version, _)| version.parse::<u64>().ok()));
         }
         Ok(versions)
@@ -93,9 +94,26 @@ impl Shelf {
     }
 }
 
+impl Shelf {
+    /// As [`Shelf::prune`], for documents that are named by their hash: the youngest stay. Their order is that of the
+    /// file system's times, which is good enough for what is kept only for clients in the middle of an update.
+    pub(super) fn prune_documents(&self, folder: &str) {
+        let Ok(entries) = std::fs::read_dir(self.path(folder)) else { return };
+        let age = |entry: std::fs::DirEntry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()));
+        let mut documents: Vec<_> = entries.filter_map(|entry| age(entry.ok()?)).collect();
+        documents.sort();
+        let surplus = documents.len().saturating_sub(usize::try_from(KEPT_VERSIONS).unwrap_or(usize::MAX));
+        for (_, path) in documents.drain(..surplus) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// Whether `name` is a file that a client may ask for, apart from `timestamp.json`.
 pub(super) fn is_versioned(name: &str, kinds: &[&str]) -> bool {
     name.split_once('.').is_some_and(|(version, kind)| {
-        (1..=20).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_digit()) && kinds.contains(&kind)
+        (1..=20).contains(&version.len())
+            && version.bytes().all(|b| b.is_ascii_digit())
+            && kinds.contains(&kind)
     })
 }

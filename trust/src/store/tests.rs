@@ -73,7 +73,11 @@ fn a_power_cut_between_any_two_writes_leaves_a_store_that_opens() {
         std::fs::write(folder.path().join(STATE_FILE), state).unwrap();
         std::fs::write(folder.path().join("timestamp.json"), timestamp).unwrap();
         let path = folder.path().join("new.json");
-        if new { std::fs::write(&path, b"n").unwrap() } else { std::fs::remove_file(&path).unwrap_or(()) }
+        if new {
+            std::fs::write(&path, b"n").unwrap()
+        } else {
+            std::fs::remove_file(&path).unwrap_or(())
+        }
         let mut store = Store::open(folder.path()).unwrap();
         assert_eq!(store.file("timestamp.json"), Some(timestamp));
         assert_eq!(store.file("new.json").is_some(), new);

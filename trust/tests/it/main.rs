@@ -1,0 +1,14 @@
+//! What an attacker can make, and what becomes of it: each test's name is a property that must hold.
+
+mod clock;
+mod delegations;
+mod envelopes;
+mod fleet;
+mod garbage;
+mod metadata;
+mod repository;
+mod signing;
+mod source;
+mod state;
+mod transport;
+mod uptane;
