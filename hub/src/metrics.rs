@@ -1,0 +1,102 @@
+//! Counters, and the Prometheus text that they are served as.
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::{error::Result, service::Hub, store::NodeState};
+
+/// What is counted since the start.
+#[derive(Default)]
+pub(crate) struct Metrics {
+    by_class: [AtomicU64; 6],
+    microseconds: AtomicU64,
+    reports: AtomicU64,
+    connections: AtomicU64,
+}
+
+impl Metrics {
+    /// Counts an answer with `status` that took `time`.
+    pub(crate) fn count_request(&self, status: u16, time: Duration) {
+        let class = usize::from(status / 100).min(self.by_class.len() - 1);
+        self.by_class[class].fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.microseconds.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Counts stored reports.
+    pub(crate) fn count_reports(&self, count: u64) {
+        self.reports.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Counts a connection.
+    pub(crate) fn count_connection(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn value(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.head(name, kind, help);
+        self.value(name, "", value);
+    }
+}
+
+impl Hub {
+    /// Everything worth watching, as Prometheus reads it.
+    pub(crate) async fn metrics_text(&self) -> Result<String> {
+        let mut text = Text(String::new());
+        let nodes = self.store.nodes().await?;
+        text.head("cairn_hub_nodes", "gauge", "Nodes by state.");
+        for state in [NodeState::Pending, NodeState::Approved] {
+            let count = nodes.iter().filter(|node| node.state == state).count();
+            text.value("cairn_hub_nodes", &format!("{{state=\"{}\"}}", state.as_str()), count);
+        }
+        let behind = nodes
+            .iter()
+            .filter(|n| n.state == NodeState::Approved)
+            .filter(|n| n.status.as_ref().map_or(0, |s| s.generation) < n.generation)
+            .count();
+        text.single(
+            "cairn_hub_nodes_behind",
+            "gauge",
+            "Members that did not report their newest generation yet.",
+            behind,
+        );
+        let apps = self.store.latest_versions().await?.len();
+        text.single("cairn_hub_apps", "gauge", "Deployed apps.", apps);
+        let placed = self.store.placements().await?.len();
+        text.single("cairn_hub_replicas_placed", "gauge", "Replicas that have a place.", placed);
+        let (blobs, bytes) = self.store.blob_totals().await?;
+        text.single("cairn_hub_blobs", "gauge", "Blobs in the registry.", blobs);
+        text.single("cairn_hub_blob_bytes", "gauge", "Bytes of all blobs.", bytes);
+        text.single("cairn_hub_uploads", "gauge", "Uploads under way.", self.registry.uploads.count());
+        let metrics = &self.metrics;
+        text.head("cairn_hub_requests_total", "counter", "Answers by class of status.");
+        for (class, count) in metrics.by_class.iter().enumerate().skip(1) {
+            let labels = format!("{{class=\"{class}xx\"}}");
+            text.value("cairn_hub_requests_total", &labels, count.load(Ordering::Relaxed));
+        }
+        let micros = metrics.microseconds.load(Ordering::Relaxed);
+        let seconds = Duration::from_micros(micros).as_secs_f64();
+        text.single("cairn_hub_request_seconds_total", "counter", "Time spent until answers began.", seconds);
+        let reports = metrics.reports.load(Ordering::Relaxed);
+        text.single("cairn_hub_reports_total", "counter", "Reports stored.", reports);
+        let connections = metrics.connections.load(Ordering::Relaxed);
+        text.single("cairn_hub_connections_total", "counter", "Connections accepted.", connections);
+        Ok(text.0)
+    }
+}

@@ -1,0 +1,97 @@
+//! Reports of nodes: verified, stored exactly once and in order, acknowledged when they are on disk.
+
+use cairn_model::{
+    enroll::{ReportsRequest, ReportsResponse},
+    report::{self, Record, Report},
+};
+use cairn_trust::envelope::{self, Sequence};
+
+use super::{Hub, identity};
+use crate::{
+    error::{Error, Kind, Result},
+    sign,
+    store::{NodeRow, Tx},
+};
+
+/// Most envelopes in one request; a node with more sends them in turns.
+const MAX_ENVELOPES: usize = 256;
+
+impl Hub {
+    /// Stores what is new of `request` in one transaction; what the answer acknowledges is on disk.
+    pub(crate) async fn take_reports(
+        &self,
+        node: &NodeRow,
+        request: &ReportsRequest,
+    ) -> Result<ReportsResponse> {
+        if request.envelopes.len() > MAX_ENVELOPES {
+            let text = format!("{} envelopes in one request", request.envelopes.len());
+            return Err(Error::new(Kind::TooLarge, format!("{text}; send at most {MAX_ENVELOPES}")));
+        }
+        let key = identity::public_key(node)?;
+        let mut reports = Vec::with_capacity(request.envelopes.len());
+        for jws in &request.envelopes {
+            let report = envelope::verify_report(jws, &key).map_err(|e| {
+                Error::new(Kind::EnvelopeRefused, format!("a report is refused: {}", sign::chain(&e)))
+            })?;
+            if report.schema != report::SCHEMA {
+                let text =
+                    format!("a report has schema {}, this hub knows {}", report.schema, report::SCHEMA);
+                return Err(Error::new(Kind::Malformed, format!("{text}; update the older of the two")));
+            }
+            reports.push(report);
+        }
+        let mut tx = self.store.begin().await?;
+        // Read again inside the transaction: two requests of one node may race.
+        let stored = tx.node(&node.id).await?.map_or(0, |row| row.acknowledged);
+        let mut acknowledged = stored;
+        let mut concerns_fleet = false;
+        let mut gap = None;
+        for report in &reports {
+            match Sequence::check(acknowledged, report.sequence) {
+                Sequence::Next => {
+                    concerns_fleet |= store(&mut tx, report).await?;
+                    acknowledged = report.sequence;
+                }
+                Sequence::Replayed => {}
+                Sequence::Gap { expected } => {
+                    gap = Some((report.sequence, expected));
+                    break;
+                }
+            }
+        }
+        if acknowledged > stored {
+            tx.acknowledge(&node.id, acknowledged).await?;
+            tx.trim_events(&node.id).await?;
+            tx.commit().await?;
+            self.metrics.count_reports(acknowledged - stored);
+        }
+        if concerns_fleet {
+            self.fleet.request();
+        }
+        match gap {
+            // What came before the gap is stored; nothing of it would be told by an error.
+            Some((got, expected)) if acknowledged == stored => Err(Error::new(
+                Kind::ReportGap,
+                format!("report {got} came, but {expected} is missing; send from {expected} on"),
+            )),
+            _ => Ok(ReportsResponse { acknowledged }),
+        }
+    }
+}
+
+/// Stores one report; says whether placement or what is desired may change by it: new facts, a command that ended.
+async fn store(tx: &mut Tx, report: &Report) -> Result<bool> {
+    let mut concerns_fleet = false;
+    for (position, record) in report.records.iter().enumerate() {
+        match record {
+            Record::Status(status) => tx.set_status(&report.node, status).await?,
+            Record::Event(event) => tx.insert_event(&report.node, report.sequence, position, event).await?,
+            Record::Facts(facts) => {
+                tx.set_facts(&report.node, facts).await?;
+                concerns_fleet = true;
+            }
+            Record::CommandOutput(output) => concerns_fleet |= tx.insert_output(&report.node, output).await?,
+        }
+    }
+    Ok(concerns_fleet)
+}

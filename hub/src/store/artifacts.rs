@@ -1,0 +1,299 @@
+//! The registry's index: which blobs and manifests exist, in which repositories, under which tags.
+
+use std::collections::BTreeMap;
+
+use cairn_model::Digest;
+use sqlx::{Row, sqlite::SqliteRow};
+
+use super::{Result, Store, Tx, parse_id, parse_json, to_json};
+
+/// A manifest's row; its bytes are in the object store.
+#[derive(Debug, Clone)]
+pub(crate) struct ManifestRow {
+    /// Its digest.
+    pub(crate) digest: Digest,
+    /// Its media type.
+    pub(crate) media_type: String,
+    /// Its artifact type, or its config's media type.
+    pub(crate) artifact_type: String,
+    /// Its own length in bytes.
+    pub(crate) size: u64,
+    /// Its own length and that of all that it names.
+    pub(crate) total_size: u64,
+    /// What it is attached to.
+    pub(crate) subject: Option<Digest>,
+    /// Its annotations.
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// Unix milliseconds.
+    pub(crate) pushed_at: i64,
+}
+
+fn manifest(row: &SqliteRow) -> Result<ManifestRow> {
+    let subject: Option<String> = row.try_get("subject")?;
+    Ok(ManifestRow {
+        digest: parse_id("digest", row.try_get("digest")?)?,
+        media_type: row.try_get("media_type")?,
+        artifact_type: row.try_get("artifact_type")?,
+        size: row.try_get::<i64, _>("size")?.cast_unsigned(),
+        total_size: row.try_get::<i64, _>("total_size")?.cast_unsigned(),
+        subject: subject.map(|t| parse_id("digest", &t)).transpose()?,
+        annotations: parse_json("annotations", row.try_get("annotations")?)?,
+        pushed_at: row.try_get("pushed_at")?,
+    })
+}
+
+impl Store {
+    /// The length of a blob, if the hub has it.
+    pub(crate) async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
+        let row = sqlx::query("SELECT size FROM blob WHERE digest = $1")
+            .bind(digest.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        Ok(row.map(|r| r.try_get::<i64, _>("size")).transpose()?.map(i64::cast_unsigned))
+    }
+
+    /// The length of a blob, if that repository has it.
+    pub(crate) async fn repository_blob_size(
+        &self,
+        repository: &str,
+        digest: &Digest,
+    ) -> Result<Option<u64>> {
+        let row = sqlx::query(
+            "SELECT b.size FROM repository_blob r JOIN blob b ON b.digest = r.digest
+             WHERE r.repository = $1 AND r.digest = $2",
+        )
+        .bind(repository)
+        .bind(digest.as_str())
+        .fetch_optional(&self.readers)
+        .await?;
+        Ok(row.map(|r| r.try_get::<i64, _>("size")).transpose()?.map(i64::cast_unsigned))
+    }
+
+    /// A manifest, in whichever repository.
+    pub(crate) async fn manifest(&self, digest: &Digest) -> Result<Option<ManifestRow>> {
+        let row = sqlx::query("SELECT * FROM manifest WHERE digest = $1")
+            .bind(digest.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(manifest).transpose()
+    }
+
+    /// A manifest of that repository.
+    pub(crate) async fn repository_manifest(
+        &self,
+        repository: &str,
+        digest: &Digest,
+    ) -> Result<Option<ManifestRow>> {
+        let row = sqlx::query(
+            "SELECT m.* FROM repository_manifest r JOIN manifest m ON m.digest = r.digest
+             WHERE r.repository = $1 AND r.digest = $2",
+        )
+        .bind(repository)
+        .bind(digest.as_str())
+        .fetch_optional(&self.readers)
+        .await?;
+        row.as_ref().map(manifest).transpose()
+    }
+
+    /// What a tag points at.
+    pub(crate) async fn tag(&self, repository: &str, name: &str) -> Result<Option<Digest>> {
+        let row = sqlx::query("SELECT digest FROM tag WHERE repository = $1 AND name = $2")
+            .bind(repository)
+            .bind(name)
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map(|r| parse_id("digest", r.try_get("digest")?)).transpose()
+    }
+
+    /// The tags of a repository after `last`, at most `limit`, in order.
+    pub(crate) async fn tags(&self, repository: &str, last: &str, limit: u32) -> Result<Vec<String>> {
+        let rows =
+            sqlx::query("SELECT name FROM tag WHERE repository = $1 AND name > $2 ORDER BY name LIMIT $3")
+                .bind(repository)
+                .bind(last)
+                .bind(limit)
+                .fetch_all(&self.readers)
+                .await?;
+        rows.iter().map(|row| Ok(row.try_get("name")?)).collect()
+    }
+
+    /// Whether anything was ever put into that repository.
+    pub(crate) async fn repository_exists(&self, repository: &str) -> Result<bool> {
+        let row = sqlx::query(
+            "SELECT 1 FROM repository_manifest WHERE repository = $1
+             UNION ALL SELECT 1 FROM repository_blob WHERE repository = $1 LIMIT 1",
+        )
+        .bind(repository)
+        .fetch_optional(&self.readers)
+        .await?;
+        Ok(row.is_some())
+    }
+
+    /// What is attached to `subject` in that repository.
+    pub(crate) async fn referrers(&self, repository: &str, subject: &Digest) -> Result<Vec<ManifestRow>> {
+        let rows = sqlx::query(
+            "SELECT m.* FROM repository_manifest r JOIN manifest m ON m.digest = r.digest
+             WHERE r.repository = $1 AND m.subject = $2 ORDER BY m.pushed_at, m.digest",
+        )
+        .bind(repository)
+        .bind(subject.as_str())
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(manifest).collect()
+    }
+
+    /// Every manifest, newest first, with the names that point at it.
+    pub(crate) async fn manifests(&self) -> Result<Vec<(ManifestRow, Vec<String>)>> {
+        let tags = sqlx::query("SELECT repository, name, digest FROM tag ORDER BY repository, name")
+            .fetch_all(&self.readers)
+            .await?;
+        let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for row in &tags {
+            let name =
+                format!("{}:{}", row.try_get::<String, _>("repository")?, row.try_get::<String, _>("name")?);
+            names.entry(row.try_get("digest")?).or_default().push(name);
+        }
+        let rows = sqlx::query("SELECT * FROM manifest ORDER BY pushed_at DESC, digest")
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let manifest = manifest(row)?;
+                let names = names.remove(manifest.digest.as_str()).unwrap_or_default();
+                Ok((manifest, names))
+            })
+            .collect()
+    }
+
+    /// How many blobs there are and how long they are together.
+    pub(crate) async fn blob_totals(&self) -> Result<(u64, u64)> {
+        let row = sqlx::query("SELECT COUNT(*) AS n, COALESCE(SUM(size), 0) AS bytes FROM blob")
+            .fetch_one(&self.readers)
+            .await?;
+        Ok((row.try_get::<i64, _>("n")?.cast_unsigned(), row.try_get::<i64, _>("bytes")?.cast_unsigned()))
+    }
+}
+
+impl Tx {
+    /// Puts a blob, which is on disk already, into a repository.
+    pub(crate) async fn insert_blob(
+        &mut self,
+        repository: &str,
+        digest: &Digest,
+        size: u64,
+        now_ms: i64,
+    ) -> Result<()> {
+        sqlx::query("INSERT INTO blob (digest, size, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+            .bind(digest.as_str())
+            .bind(size.cast_signed())
+            .bind(now_ms)
+            .execute(&mut *self.0)
+            .await?;
+        self.link_blob(repository, digest).await
+    }
+
+    /// Puts a blob that the hub has into one repository more.
+    pub(crate) async fn link_blob(&mut self, repository: &str, digest: &Digest) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO repository_blob (repository, digest) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        )
+        .bind(repository)
+        .bind(digest.as_str())
+        .execute(&mut *self.0)
+        .await?;
+        Ok(())
+    }
+
+    /// Takes a blob out of a repository; says whether it was there.
+    pub(crate) async fn unlink_blob(&mut self, repository: &str, digest: &Digest) -> Result<bool> {
+        let done = sqlx::query("DELETE FROM repository_blob WHERE repository = $1 AND digest = $2")
+            .bind(repository)
+            .bind(digest.as_str())
+            .execute(&mut *self.0)
+            .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Puts a manifest, whose bytes are on disk already, into a repository.
+    pub(crate) async fn insert_manifest(&mut self, repository: &str, manifest: &ManifestRow) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO manifest
+             (digest, media_type, artifact_type, size, total_size, subject, annotations, pushed_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+        )
+        .bind(manifest.digest.as_str())
+        .bind(&manifest.media_type)
+        .bind(&manifest.artifact_type)
+        .bind(manifest.size.cast_signed())
+        .bind(manifest.total_size.cast_signed())
+        .bind(manifest.subject.as_ref().map(Digest::as_str))
+        .bind(to_json(&manifest.annotations))
+        .bind(manifest.pushed_at)
+        .execute(&mut *self.0)
+        .await?;
+        sqlx::query(
+            "INSERT INTO repository_manifest (repository, digest) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        )
+        .bind(repository)
+        .bind(manifest.digest.as_str())
+        .execute(&mut *self.0)
+        .await?;
+        Ok(())
+    }
+
+    /// Points a tag at a manifest; returns what it pointed at.
+    pub(crate) async fn set_tag(
+        &mut self,
+        repository: &str,
+        name: &str,
+        digest: &Digest,
+    ) -> Result<Option<String>> {
+        let before = sqlx::query("SELECT digest FROM tag WHERE repository = $1 AND name = $2")
+            .bind(repository)
+            .bind(name)
+            .fetch_optional(&mut *self.0)
+            .await?;
+        sqlx::query(
+            "INSERT INTO tag (repository, name, digest) VALUES ($1, $2, $3)
+             ON CONFLICT (repository, name) DO UPDATE SET digest = excluded.digest",
+        )
+        .bind(repository)
+        .bind(name)
+        .bind(digest.as_str())
+        .execute(&mut *self.0)
+        .await?;
+        Ok(before.map(|r| r.try_get("digest")).transpose()?)
+    }
+
+    /// Takes a tag away; says whether it was there.
+    pub(crate) async fn delete_tag(&mut self, repository: &str, name: &str) -> Result<bool> {
+        let done = sqlx::query("DELETE FROM tag WHERE repository = $1 AND name = $2")
+            .bind(repository)
+            .bind(name)
+            .execute(&mut *self.0)
+            .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Takes a manifest and its tags out of a repository; says whether it was there.
+    pub(crate) async fn delete_manifest(&mut self, repository: &str, digest: &Digest) -> Result<bool> {
+        sqlx::query("DELETE FROM tag WHERE repository = $1 AND digest = $2")
+            .bind(repository)
+            .bind(digest.as_str())
+            .execute(&mut *self.0)
+            .await?;
+        let done = sqlx::query("DELETE FROM repository_manifest WHERE repository = $1 AND digest = $2")
+            .bind(repository)
+            .bind(digest.as_str())
+            .execute(&mut *self.0)
+            .await?;
+        sqlx::query(
+            "DELETE FROM manifest WHERE digest = $1
+             AND NOT EXISTS (SELECT 1 FROM repository_manifest WHERE digest = $1)",
+        )
+        .bind(digest.as_str())
+        .execute(&mut *self.0)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+}
