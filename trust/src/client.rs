@@ -7,6 +7,7 @@
 mod error;
 mod search;
 
+use cairn_model::id::NodeId;
 use jiff::Timestamp;
 use sigstore_tuf::{
     Error as TufError, Metadata, Role, Root, Snapshot, Timestamp as TimestampRole, TrustedMetadataSet,
@@ -24,6 +25,9 @@ use crate::{
 /// The member of a root that names its repository, so that two repositories under the same root key cannot be passed
 /// off as each other. A new root must carry what the trusted one carries.
 pub const REPOSITORY: &str = "x-cairn-repository";
+/// The member of a director's timestamp that names the node it is for. All nodes' directors share their keys, so it is
+/// checked before the timestamp is trusted: else one node's files could lock another out by their higher versions.
+pub const NODE: &str = "x-cairn-node";
 /// Most roots that one refresh follows: a rotation a week for twenty years. The next refresh goes on from there.
 pub const MAX_ROOT_ROTATIONS: u32 = 1024;
 
@@ -70,6 +74,7 @@ pub struct Client {
     floor: Option<Snapshot>,
     limits: Limits,
     freshness: Freshness,
+    node: Option<NodeId>,
 }
 
 type Changes = Vec<(String, Vec<u8>)>;
@@ -78,7 +83,13 @@ impl Client {
     /// Takes up what `store` holds; no clock and no network is needed for that.
     pub fn open(store: Store, limits: Limits, freshness: Freshness) -> Result<Self, ClientError> {
         let (set, floor) = load(&store)?;
-        Ok(Self { store, set, floor, limits, freshness })
+        Ok(Self { store, set, floor, limits, freshness, node: None })
+    }
+
+    /// Takes only timestamps that were signed for `node`: for director repositories.
+    pub fn bound_to(mut self, node: NodeId) -> Self {
+        self.node = Some(node);
+        self
     }
 
     /// The trusted root.
@@ -216,6 +227,13 @@ impl Client {
     ) -> Result<(), ClientError> {
         let refused = ClientError::refused("timestamp");
         let candidate = Metadata::<TimestampRole>::from_slice(&bytes).map_err(&refused)?;
+        if let Some(node) = &self.node {
+            let found = candidate.signed().extra.get(NODE).and_then(|name| name.as_str());
+            if found != Some(node.as_str()) {
+                let found = found.unwrap_or("no node").chars().take(80).collect();
+                return Err(ClientError::WrongNode { found });
+            }
+        }
         // Its own word for when it was signed can only make it look older to itself.
         let now = self.freshness.deadline(clock.believed(signed_at(&candidate.signed().extra)));
         match self.set.update_timestamp(&bytes, now) {

@@ -107,7 +107,7 @@ impl Verifier {
         let client = |name| -> Result<Client, ClientError> {
             Client::open(Store::open(&folder.join(name))?, Limits::default(), freshness)
         };
-        let director = client("director").map_err(UpdateError::Director)?;
+        let director = client("director").map_err(UpdateError::Director)?.bound_to(node.clone());
         let artifacts = client("artifacts").map_err(UpdateError::Artifacts)?;
         Ok(Self { node, director, artifacts })
     }

@@ -36,6 +36,14 @@ pub enum ClientError {
         "refused root metadata (wrong-repository): it was signed for another repository; look into the source"
     )]
     WrongRepository,
+    /// Metadata of another node's director was offered.
+    #[error(
+        "refused timestamp metadata (wrong-node): it was signed for {found}; the source serves another node's bundle"
+    )]
+    WrongNode {
+        /// The node that it names.
+        found: String,
+    },
     /// More rotations than one refresh follows.
     #[error(
         "followed {limit} root rotations without reaching the newest; the next refresh goes on from there"
@@ -75,6 +83,7 @@ impl ClientError {
         match self {
             Self::Refused { attack, .. } => Some(*attack),
             Self::WrongRepository => Some(Attack::WrongRepository),
+            Self::WrongNode { .. } => Some(Attack::WrongNode),
             Self::Tampered { .. } => Some(Attack::Tampering),
             Self::Fetch(FetchError::TooLarge { .. }) => Some(Attack::EndlessData),
             Self::Fetch(FetchError::TooSlow { .. }) => Some(Attack::SlowRetrieval),

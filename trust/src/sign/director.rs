@@ -12,7 +12,7 @@ use cairn_model::{
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use tough::schema::{Root, Snapshot, Targets, Timestamp as TimestampRole};
+use tough::schema::{Metafile, Root, Snapshot, Targets, Timestamp as TimestampRole};
 
 use super::{
     HubKeys, Lifetimes, SIGNED_UNDER, SPEC_VERSION, SignError, TargetEntry, decoded, expiry, make_snapshot,
@@ -22,7 +22,7 @@ use super::{
     shelf::{Shelf, is_versioned},
     target, target_name, version,
 };
-use crate::clock::SIGNED_AT;
+use crate::{client::NODE, clock::SIGNED_AT};
 
 /// How far ahead a timestamp may claim to be signed before it is signed again: the hub's clock was wrong then.
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
@@ -126,8 +126,9 @@ impl Director {
             targets.targets.insert(name, target);
         }
         shelf.put(&[(format!("targets/{}.{TARGET_NAME}", digest.hex()), desired_state)])?;
-        let published = self.published(&shelf)?;
-        self.sign_all(&root.1, keys, &shelf, published.as_ref(), targets, now)?;
+        let published = published(&shelf)?;
+        let signing = Signing { root: &root.1, keys, node, shelf: &shelf, lifetimes: self.lifetimes, now };
+        signing.sign_all(published.as_ref(), targets)?;
         shelf.prune_documents("targets");
         Ok(())
     }
@@ -147,7 +148,8 @@ impl Director {
         }
         if name == "timestamp.json" {
             let root = self.lock();
-            self.renew_if_due(&root.1, keys, &shelf, now)?;
+            let lifetimes = self.lifetimes;
+            Signing { root: &root.1, keys, node, shelf: &shelf, lifetimes, now }.renew_if_due()?;
             return shelf.read(name)?.ok_or_else(no_such);
         }
         let is_wish = name
@@ -163,94 +165,84 @@ impl Director {
     fn shelf_of(&self, node: &NodeId) -> Shelf {
         Shelf { folder: self.shelf.folder.join(node.as_str()) }
     }
+}
 
-    fn published(&self, shelf: &Shelf) -> Result<Option<Published>, SignError> {
-        const NAME: &str = "timestamp.json";
-        let Some(bytes) = shelf.read(NAME)? else { return Ok(None) };
-        let timestamp: TimestampRole = shelf.parse(NAME, &bytes)?;
-        let pin = timestamp.meta.get("snapshot.json");
-        let damaged = || SignError::Damaged { path: shelf.path(NAME), what: "it pins no snapshot".into() };
-        let snapshot_version = pin.ok_or_else(damaged)?.version.get();
-        Ok(Some(Published { timestamp_version: timestamp.version.get(), snapshot_version, timestamp }))
-    }
+fn published(shelf: &Shelf) -> Result<Option<Published>, SignError> {
+    const NAME: &str = "timestamp.json";
+    let Some(bytes) = shelf.read(NAME)? else { return Ok(None) };
+    let timestamp: TimestampRole = shelf.parse(NAME, &bytes)?;
+    let pin = timestamp.meta.get("snapshot.json");
+    let damaged = || SignError::Damaged { path: shelf.path(NAME), what: "it pins no snapshot".into() };
+    let snapshot_version = pin.ok_or_else(damaged)?.version.get();
+    Ok(Some(Published { timestamp_version: timestamp.version.get(), snapshot_version, timestamp }))
+}
 
+/// What signing one node's files needs.
+struct Signing<'a> {
+    root: &'a Root,
+    keys: &'a HubKeys,
+    node: &'a NodeId,
+    shelf: &'a Shelf,
+    lifetimes: Lifetimes,
+    now: Timestamp,
+}
+
+impl Signing<'_> {
     /// Signs targets, snapshot and timestamp with the next versions. Targets and snapshot always have the same one.
-    fn sign_all(
-        &self,
-        root: &Root,
-        keys: &HubKeys,
-        shelf: &Shelf,
-        published: Option<&Published>,
-        mut targets: Targets,
-        now: Timestamp,
-    ) -> Result<(), SignError> {
-        require_key(root, RoleName::Targets, "director targets", &keys.director_targets)?;
-        require_key(root, RoleName::Snapshot, "director snapshot", &keys.director_snapshot)?;
+    fn sign_all(&self, published: Option<&Published>, mut targets: Targets) -> Result<(), SignError> {
+        require_key(self.root, RoleName::Targets, "director targets", &self.keys.director_targets)?;
+        require_key(self.root, RoleName::Snapshot, "director snapshot", &self.keys.director_snapshot)?;
         let number = published.map_or(0, |p| p.snapshot_version).saturating_add(1);
         targets.version = version(number)?;
-        targets.expires = expiry(now, self.lifetimes.targets)?;
-        let targets_file = seal(targets, &[&keys.director_targets])?;
-        let snapshot =
-            make_snapshot(version(number)?, (version(number)?, &targets_file), self.lifetimes, now)?;
-        let snapshot_file = seal(snapshot, &[&keys.director_snapshot])?;
-        let timestamp = self.sign_timestamp(
-            root,
-            keys,
-            published.map_or(0, |p| p.timestamp_version),
-            pin(version(number)?, &snapshot_file)?,
-            now,
-        )?;
-        shelf.put(&[
+        targets.expires = expiry(self.now, self.lifetimes.targets)?;
+        let targets_file = seal(targets, &[&self.keys.director_targets])?;
+        let pinned = (version(number)?, &targets_file[..]);
+        let snapshot = make_snapshot(version(number)?, pinned, self.lifetimes, self.now)?;
+        let snapshot_file = seal(snapshot, &[&self.keys.director_snapshot])?;
+        let previous = published.map_or(0, |p| p.timestamp_version);
+        let timestamp = self.sign_timestamp(previous, pin(version(number)?, &snapshot_file)?)?;
+        self.shelf.put(&[
             (format!("{number}.targets.json"), &targets_file),
             (format!("{number}.snapshot.json"), &snapshot_file),
             ("timestamp.json".into(), &timestamp),
         ])?;
-        shelf.prune("targets.json", number);
-        shelf.prune("snapshot.json", number);
+        self.shelf.prune("targets.json", number);
+        self.shelf.prune("snapshot.json", number);
         Ok(())
     }
 
-    fn sign_timestamp(
-        &self,
-        root: &Root,
-        keys: &HubKeys,
-        previous: u64,
-        snapshot: tough::schema::Metafile,
-        now: Timestamp,
-    ) -> Result<Vec<u8>, SignError> {
-        require_key(root, RoleName::Timestamp, "director timestamp", &keys.director_timestamp)?;
+    fn sign_timestamp(&self, previous: u64, snapshot: Metafile) -> Result<Vec<u8>, SignError> {
+        let key = &self.keys.director_timestamp;
+        require_key(self.root, RoleName::Timestamp, "director timestamp", key)?;
         let number = version(previous.saturating_add(1))?;
-        let timestamp = make_timestamp(number, snapshot, root.version.get(), self.lifetimes, now)?;
-        seal(timestamp, &[&keys.director_timestamp])
+        let root = self.root.version.get();
+        let mut timestamp = make_timestamp(number, snapshot, root, self.lifetimes, self.now)?;
+        // All nodes' directors share their keys. Without the name, one node's files could be put before another, which
+        // would trust their higher versions and then take its own files for a rollback.
+        timestamp._extra.insert(NODE.into(), self.node.as_str().into());
+        seal(timestamp, &[key])
     }
 
-    fn renew_if_due(
-        &self,
-        root: &Root,
-        keys: &HubKeys,
-        shelf: &Shelf,
-        now: Timestamp,
-    ) -> Result<(), SignError> {
-        let Some(published) = self.published(shelf)? else { return Ok(()) };
-        if !is_due(&published.timestamp, root, self.lifetimes, now) {
+    fn renew_if_due(&self) -> Result<(), SignError> {
+        let Some(published) = published(self.shelf)? else { return Ok(()) };
+        if !is_due(&published.timestamp, self.root, self.lifetimes, self.now) {
             return Ok(());
         }
         let number = published.snapshot_version;
         let snapshot_name = format!("{number}.snapshot.json");
-        let snapshot_file = shelf.required(&snapshot_name)?;
-        let snapshot: Snapshot = shelf.parse(&snapshot_name, &snapshot_file)?;
+        let snapshot_file = self.shelf.required(&snapshot_name)?;
+        let snapshot: Snapshot = self.shelf.parse(&snapshot_name, &snapshot_file)?;
         let targets_name = format!("{number}.targets.json");
-        let targets: Targets = shelf.parse(&targets_name, &shelf.required(&targets_name)?)?;
-        let rotated = is_of_another_root(&published.timestamp, root);
-        if rotated
-            || past_half(snapshot.expires, self.lifetimes.snapshot, now)
-            || past_half(targets.expires, self.lifetimes.targets, now)
+        let targets: Targets = self.shelf.parse(&targets_name, &self.shelf.required(&targets_name)?)?;
+        if is_of_another_root(&published.timestamp, self.root)
+            || past_half(snapshot.expires, self.lifetimes.snapshot, self.now)
+            || past_half(targets.expires, self.lifetimes.targets, self.now)
         {
-            return self.sign_all(root, keys, shelf, Some(&published), targets, now);
+            return self.sign_all(Some(&published), targets);
         }
         let pin = pin(version(number)?, &snapshot_file)?;
-        let timestamp = self.sign_timestamp(root, keys, published.timestamp_version, pin, now)?;
-        shelf.put(&[("timestamp.json".into(), &timestamp)])
+        let timestamp = self.sign_timestamp(published.timestamp_version, pin)?;
+        self.shelf.put(&[("timestamp.json".into(), &timestamp)])
     }
 }
 

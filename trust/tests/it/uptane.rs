@@ -3,7 +3,7 @@
 use cairn_model::id::Digest;
 use cairn_trust::{
     node::{Update, UpdateError},
-    uptane::Refusal,
+    uptane::{Refusal, claim},
 };
 
 use crate::{
@@ -65,13 +65,38 @@ async fn rejects_disagreement_on_length() {
 }
 
 #[tokio::test]
-async fn rejects_the_bundle_of_another_node() {
+async fn rejects_the_bundle_of_another_node_and_is_not_locked_out_by_it() {
     let (hub, mut member) = settled();
-    member.id = Member::of(&hub).id;
-    // `member.verifier` is the first node's; what it is served was signed for the second.
+    let other = Member::of(&hub).id;
     let app = hub.push(b"app");
-    hub.deploy(&member.id, 1, &[app]);
-    assert_eq!(member.refused(&hub, 0).await, "wrong-node");
+    for generation in 1..=9 {
+        hub.deploy(&other, generation, std::slice::from_ref(&app));
+    }
+    // Well signed by the same keys, and newer in each version: as a relay could serve it.
+    let (director, artifacts) = hub.serve(&other);
+    let clock = crate::repository::at(today());
+    let error = member.verifier.update(&director, &artifacts, clock, 0).await.unwrap_err();
+    assert_eq!(error.attack().unwrap().name(), "wrong-node");
+    assert!(matches!(member.update(&hub, 0).await.unwrap(), Update::Verified(_)));
+}
+
+#[test]
+fn a_bundle_for_another_node_is_refused_by_its_targets_as_well() {
+    let targets = |node: &str| {
+        let hashes = serde_json::json!({ "sha256": "00" });
+        let custom = serde_json::json!({ "node": node, "generation": 1 });
+        let target = serde_json::json!({ "length": 1, "hashes": hashes, "custom": custom });
+        serde_json::from_value(serde_json::json!({
+            "_type": "targets", "spec_version": "1.0.31", "version": 1, "expires": "2030-01-01T00:00:00Z",
+            "targets": { "desired-state.json": target },
+        }))
+        .unwrap()
+    };
+    let node = "n-0123456789abcdef".parse().unwrap();
+    assert!(claim(&targets("n-0123456789abcdef"), &node, 1).is_ok());
+    let refusal = claim(&targets("n-0123456789abcdee"), &node, 1).unwrap_err();
+    assert!(matches!(refusal, Refusal::WrongNode { .. }));
+    assert!(refusal.to_string().contains("wrong-node"));
 }
 
 #[tokio::test]
@@ -138,4 +163,12 @@ async fn a_refused_generation_leaves_the_next_good_one_welcome() {
     // The operators sign it after all: the same bundle is now complete.
     hub.push(b"evil");
     assert!(matches!(member.update(&hub, 1).await.unwrap(), Update::Verified(_)));
+}
+
+#[test]
+fn an_update_can_run_in_a_task_of_its_own() {
+    fn is_send<T: Send>(_: &T) {}
+    let (hub, mut member) = settled();
+    let (director, artifacts) = hub.serve(&member.id);
+    is_send(&member.verifier.update(&director, &artifacts, crate::repository::at(today()), 0));
 }
