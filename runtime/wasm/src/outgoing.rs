@@ -153,3 +153,57 @@ async fn deliver(
         Err(_) => Err(Error::ConnectionReadTimeout),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    fn request(uri: &str) -> Request<WasiBody> {
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        Request::get(uri).header("host", "example").body(body).unwrap()
+    }
+
+    async fn sent(mut outgoing: Outgoing, uri: &str) -> Sent {
+        Box::into_pin(outgoing.send_request(request(uri), None, Box::new(async { Ok(()) }))).await
+    }
+
+    #[tokio::test]
+    async fn refuses_without_network() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/", listener.local_addr().unwrap());
+        assert!(matches!(sent(Outgoing::new(false), &uri).await, Err(Error::HttpRequestDenied)));
+    }
+
+    #[tokio::test]
+    async fn sends_the_path_and_gets_the_body() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/path?query", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+            String::from_utf8(head).unwrap()
+        });
+        let (response, finished) = sent(Outgoing::new(true), &uri).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+        assert!(Box::into_pin(finished).await.is_ok());
+        assert!(server.await.unwrap().starts_with("GET /path?query HTTP/1.1\r\n"));
+    }
+
+    #[tokio::test]
+    async fn says_that_nothing_listens() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/", listener.local_addr().unwrap());
+        drop(listener);
+        assert!(matches!(sent(Outgoing::new(true), &uri).await, Err(Error::Connect(_))));
+    }
+}

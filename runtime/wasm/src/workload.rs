@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_honour() {
-        let cases: [(fn(&mut Value), &str); 6] = [
+        type Case = (fn(&mut Value), &'static str);
+        let cases: [Case; 6] = [
             (|v| v["env"] = json!(["SECRET"]), "no `=`"),
             (|v| v["env"] = json!(["=value"]), "no name"),
             (|v| v["listen"] = json!(["localhost:80"]), "write ip:port"),
