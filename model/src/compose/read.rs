@@ -90,7 +90,7 @@ fn top(reader: &mut Reader, root: &Field<'_>) -> Option<App> {
         match *key {
             "name" => name = reader.parsed::<AppName>(field, "write such a name"),
             "services" => services = Some(read_services(reader, field, &mut clashes)),
-            "volumes" => volumes = read_volumes(reader, field),
+            "volumes" => volumes = read_volumes(reader, field, &mut clashes),
             // Obsolete by the specification, which asks readers to accept it.
             "version" => {
                 reader.scalar(field);
@@ -114,7 +114,7 @@ fn top(reader: &mut Reader, root: &Field<'_>) -> Option<App> {
         }
         return None;
     };
-    clashes.check(reader, &services, &volumes);
+    clashes.check(reader, &services);
     Some(App { name, services, volumes })
 }
 
@@ -135,6 +135,7 @@ fn read_services(
     for (key, field) in entries {
         // Read even under a bad name: its other problems are told too.
         let name = key.parse::<ServiceName>();
+        clashes.services.extend(name.as_ref().ok().cloned());
         let service = service::read(reader, &field, name.as_ref().ok(), clashes);
         match (name, service) {
             (Err(error), _) => {
@@ -149,7 +150,7 @@ fn read_services(
     services
 }
 
-fn read_volumes(reader: &mut Reader, field: &Field<'_>) -> BTreeMap<String, Volume> {
+fn read_volumes(reader: &mut Reader, field: &Field<'_>, clashes: &mut Clashes) -> BTreeMap<String, Volume> {
     let mut volumes = BTreeMap::new();
     for (name, field) in reader.all_entries(field) {
         if !mounts::is_volume_name(name) {
@@ -158,6 +159,7 @@ fn read_volumes(reader: &mut Reader, field: &Field<'_>) -> BTreeMap<String, Volu
             reader.refuse(field.key_at, &field.path, cause, cure);
             continue;
         }
+        clashes.volumes.insert(name.to_owned());
         let mut volume = Volume::default();
         if !field.is_null() {
             for (key, field) in reader.entries(&field) {

@@ -70,6 +70,11 @@ impl Service {
         self.image.tag = None;
         self.image.digest = Some(digest);
     }
+
+    /// Most replicas that one node can run: `max_replicas_per_node`, and one where the node's ports are published.
+    pub fn max_per_node(&self) -> Option<u32> {
+        if self.ports.is_empty() { self.deploy.max_replicas_per_node } else { Some(1) }
+    }
 }
 
 /// `platform`: which runtime runs the service, and on which machines.

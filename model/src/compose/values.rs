@@ -25,7 +25,7 @@ fn scaled(number: &str, unit: u64) -> Option<u64> {
     }
     let value = format!("{whole}{fraction}").parse::<u128>().ok()?.checked_mul(unit.into())?;
     let scale = 10_u128.checked_pow(fraction.len().try_into().ok()?)?;
-    if value % scale != 0 {
+    if !value.is_multiple_of(scale) {
         return None;
     }
     u64::try_from(value / scale).ok()
@@ -64,8 +64,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
 pub(super) fn duration_text(duration: Duration) -> String {
     let micros = duration.as_micros();
     match micros {
-        _ if micros % 1_000_000 == 0 => format!("{}s", micros / 1_000_000),
-        _ if micros % 1_000 == 0 => format!("{}ms", micros / 1_000),
+        _ if micros.is_multiple_of(1_000_000) => format!("{}s", micros / 1_000_000),
+        _ if micros.is_multiple_of(1_000) => format!("{}ms", micros / 1_000),
         _ => format!("{micros}us"),
     }
 }

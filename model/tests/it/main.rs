@@ -2,6 +2,8 @@
 //!
 //! `CAIRN_BLESS=1 cargo test -p cairn-model` writes them anew.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
+
 mod documents;
 mod schemas;
 

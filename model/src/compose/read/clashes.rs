@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    super::{Condition, Port, Service, Volume},
+    super::{Condition, Port, Service},
     Place,
     reader::{Field, Reader, cut},
 };
@@ -12,9 +12,12 @@ use crate::id::ServiceName;
 /// What services say of each other, with places. Services with a bad name are left out: they are refused already.
 #[derive(Default)]
 pub(super) struct Clashes {
+    /// Also those that are refused for another reason: they are there all the same.
+    pub(super) services: BTreeSet<ServiceName>,
+    pub(super) volumes: BTreeSet<String>,
     dependencies: Vec<Dependency>,
     ports: Vec<(Port, Place, String)>,
-    volumes: Vec<(String, Place, String)>,
+    mounts: Vec<(String, Place, String)>,
 }
 
 struct Dependency {
@@ -44,23 +47,16 @@ impl Clashes {
         }
     }
 
-    pub(super) fn volume(&mut self, of: Option<&ServiceName>, volume: &str, at: Place, path: &str) {
+    pub(super) fn mount(&mut self, of: Option<&ServiceName>, volume: &str, at: Place, path: &str) {
         if of.is_some() {
-            self.volumes.push((volume.to_owned(), at, path.to_owned()));
+            self.mounts.push((volume.to_owned(), at, path.to_owned()));
         }
     }
 
     /// Refuses what does not fit together. `services` lacks those that could not be read.
-    pub(super) fn check(
-        &self,
-        reader: &mut Reader,
-        services: &BTreeMap<ServiceName, Service>,
-        volumes: &BTreeMap<String, Volume>,
-    ) {
-        // A service that was refused for another reason is there all the same.
-        let intact = !reader.has_problems();
-        for (volume, at, path) in &self.volumes {
-            if !volumes.contains_key(volume) && intact {
+    pub(super) fn check(&self, reader: &mut Reader, services: &BTreeMap<ServiceName, Service>) {
+        for (volume, at, path) in &self.mounts {
+            if !self.volumes.contains(volume) {
                 let cause = format!("there is no volume {volume:?} in this file");
                 reader.refuse(
                     *at,
@@ -71,18 +67,15 @@ impl Clashes {
             }
         }
         self.check_ports(reader);
-        for dependency in &self.dependencies {
-            let Dependency { on, condition, at, path, .. } = dependency;
-            match services.get(on) {
-                None if intact => {
-                    let cause = format!("there is no service {:?} in this file", cut(on.as_str()));
-                    reader.refuse(*at, path, cause, suggestion(on, services));
-                }
-                Some(service) if *condition == Condition::ServiceHealthy && service.healthcheck.is_none() => {
-                    let cause = format!("{on} has no health check, so it never gets healthy");
-                    reader.refuse(*at, path, cause, "give it one, or use `condition: service_started`");
-                }
-                _ => {}
+        for Dependency { on, condition, at, path, .. } in &self.dependencies {
+            if !self.services.contains(on) {
+                let cause = format!("there is no service {:?} in this file", cut(on.as_str()));
+                reader.refuse(*at, path, cause, self.suggestion(on));
+            } else if *condition == Condition::ServiceHealthy
+                && services.get(on).is_some_and(|service| service.healthcheck.is_none())
+            {
+                let cause = format!("{on} has no health check, so it never gets healthy");
+                reader.refuse(*at, path, cause, "give it one, or use `condition: service_started`");
             }
         }
         self.check_cycles(reader);
@@ -106,6 +99,14 @@ impl Clashes {
         }
     }
 
+    fn suggestion(&self, name: &ServiceName) -> String {
+        let distance = |other: &&ServiceName| strsim::damerau_levenshtein(other.as_str(), name.as_str());
+        match self.services.iter().min_by_key(distance) {
+            Some(nearest) if distance(&nearest) <= 2 => format!("did you mean `{nearest}`?"),
+            _ => "name a service of this file, or remove the dependency".to_owned(),
+        }
+    }
+
     /// Names each cycle once, at the dependency of its first service in the file.
     fn check_cycles(&self, reader: &mut Reader) {
         let mut edges: BTreeMap<&ServiceName, Vec<&Dependency>> = BTreeMap::new();
@@ -114,7 +115,8 @@ impl Clashes {
         }
         let mut done = BTreeSet::new();
         for dependency in &self.dependencies {
-            if done.contains(&dependency.of) {
+            // One search a service, not one a dependency.
+            if !done.insert(dependency.of.clone()) {
                 continue;
             }
             if let Some(cycle) = cycle_through(&dependency.of, &edges) {
@@ -155,12 +157,4 @@ fn cycle_through<'a>(
         }
     }
     None
-}
-
-fn suggestion(name: &ServiceName, services: &BTreeMap<ServiceName, Service>) -> String {
-    let distance = |other: &&ServiceName| strsim::damerau_levenshtein(other.as_str(), name.as_str());
-    match services.keys().min_by_key(distance) {
-        Some(nearest) if distance(&nearest) <= 2 => format!("did you mean `{nearest}`?"),
-        _ => "name a service of this file, or remove the dependency".to_owned(),
-    }
 }

@@ -35,12 +35,6 @@ fn check_path(reader: &mut Reader, field: &Field<'_>, text: &str) -> Option<Stri
     Some(trimmed.to_owned())
 }
 
-/// A mount and where it is written.
-struct Placed<'a, T> {
-    mount: T,
-    field: Field<'a>,
-}
-
 /// What `volumes` and `tmpfs` of one service say.
 #[derive(Default)]
 pub(super) struct Mounts {
@@ -54,9 +48,94 @@ struct Origin {
     path: String,
 }
 
-impl<T> Placed<'_, T> {
-    fn split(self) -> (T, Origin) {
-        (self.mount, Origin { at: self.field.at(), path: self.field.path })
+impl Origin {
+    fn of(field: &Field<'_>) -> Self {
+        Self { at: field.at(), path: field.path.clone() }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Type {
+    Volume,
+    Tmpfs,
+    /// Refused already.
+    Other,
+}
+
+/// The long syntax, key by key: the inner option is what could be read, the outer one whether it is there.
+#[derive(Default)]
+struct Long<'a> {
+    kind: Option<Type>,
+    source: Option<(Option<String>, Field<'a>)>,
+    target: Option<Option<String>>,
+    read_only: Option<(bool, Field<'a>)>,
+    tmpfs: Option<Field<'a>>,
+    size_bytes: Option<u64>,
+    mode: Option<u32>,
+}
+
+impl<'a> Long<'a> {
+    fn read(reader: &mut Reader, field: &Field<'a>) -> Self {
+        let mut long = Self::default();
+        for (key, field) in reader.entries(field) {
+            match key {
+                "type" => long.kind = Some(mount_type(reader, &field)),
+                "source" => long.source = Some((reader.full_text(&field), field)),
+                "target" => long.target = Some(absolute_path(reader, &field)),
+                "read_only" => long.read_only = Some((reader.boolean(&field).unwrap_or_default(), field)),
+                "tmpfs" => {
+                    for (key, field) in reader.entries(&field) {
+                        match key {
+                            "size" => long.size_bytes = process::bytes(reader, &field),
+                            "mode" => long.mode = octal_mode(reader, &field),
+                            other => reader.unknown(&field, other, &known::MOUNT_TMPFS),
+                        }
+                    }
+                    long.tmpfs = Some(field);
+                }
+                other => reader.unknown(&field, other, &known::MOUNT),
+            }
+        }
+        long
+    }
+
+    fn volume(self, reader: &mut Reader, field: &Field<'_>) -> Option<VolumeMount> {
+        if let Some(field) = self.tmpfs {
+            reader.refuse(field.key_at, &field.path, "a volume has no `tmpfs`", "remove it");
+        }
+        let Some((volume, source)) = self.source else {
+            reader.refuse_value(field, "this volume has no name", USE_VOLUME);
+            return None;
+        };
+        let volume = volume.filter(|volume| named(reader, &source, volume))?;
+        let read_only = self.read_only.is_some_and(|(value, _)| value);
+        Some(VolumeMount { volume, target: self.target.flatten()?, read_only })
+    }
+
+    fn tmpfs(self, reader: &mut Reader) -> Option<Tmpfs> {
+        let senseless = [
+            ("source", self.source.map(|(_, field)| field)),
+            ("read_only", self.read_only.map(|(_, field)| field)),
+        ];
+        for (what, field) in senseless {
+            if let Some(field) = field {
+                reader.refuse(field.key_at, &field.path, format!("a tmpfs has no `{what}`"), "remove it");
+            }
+        }
+        Some(Tmpfs { target: self.target.flatten()?, size_bytes: self.size_bytes, mode: self.mode })
+    }
+}
+
+fn mount_type(reader: &mut Reader, field: &Field<'_>) -> Type {
+    match reader.full_text(field).as_deref() {
+        Some("volume") => Type::Volume,
+        Some("tmpfs") => Type::Tmpfs,
+        Some(other) => {
+            let cause = format!("mounts of type {:?} are not supported yet", cut(other));
+            reader.refuse_value(field, cause, USE_VOLUME);
+            Type::Other
+        }
+        None => Type::Other,
     }
 }
 
@@ -66,88 +145,29 @@ impl Mounts {
             if item.is_map() {
                 self.long(reader, item);
             } else if let Some(mount) = short(reader, &item) {
-                self.volumes.push(Placed { mount, field: item }.split());
+                self.volumes.push((mount, Origin::of(&item)));
             }
         }
     }
 
     fn long(&mut self, reader: &mut Reader, field: Field<'_>) {
-        #[derive(Clone, Copy, PartialEq, Eq)]
-        enum Type {
-            Volume,
-            Tmpfs,
-            Other,
-        }
-        let (mut kind, mut source, mut target) = (None, None, None);
-        let (mut read_only, mut size_bytes, mut mode, mut tmpfs_at) = (None, None, None, None);
-        for (key, field) in reader.entries(&field) {
-            match key {
-                "type" => {
-                    let text = reader.full_text(&field);
-                    kind = match text.as_deref() {
-                        Some("volume") => Some(Type::Volume),
-                        Some("tmpfs") => Some(Type::Tmpfs),
-                        Some(other) => {
-                            let cause = format!("mounts of type {:?} are not supported yet", cut(other));
-                            reader.refuse_value(&field, cause, USE_VOLUME);
-                            Some(Type::Other)
-                        }
-                        None => Some(Type::Other),
-                    };
-                }
-                "source" => source = Some((reader.full_text(&field), field)),
-                "target" => target = Some(absolute_path(reader, &field)),
-                "read_only" => read_only = Some((reader.boolean(&field).unwrap_or_default(), field)),
-                "tmpfs" => {
-                    for (key, field) in reader.entries(&field) {
-                        match key {
-                            "size" => size_bytes = process::bytes(reader, &field),
-                            "mode" => mode = octal_mode(reader, &field),
-                            other => reader.unknown(&field, other, &known::MOUNT_TMPFS),
-                        }
-                    }
-                    tmpfs_at = Some(field);
-                }
-                other => reader.unknown(&field, other, &known::MOUNT),
-            }
-        }
-        if kind.is_none() {
+        let long = Long::read(reader, &field);
+        if long.kind.is_none() {
             reader.refuse_value(&field, "a mount needs a `type`", "write `type: volume` or `type: tmpfs`");
         }
-        if target.is_none() {
+        if long.target.is_none() {
             reader.refuse_value(&field, "a mount needs a `target`", "write the path inside as `target`");
         }
-        let (Some(kind), Some(target)) = (kind, target.flatten()) else { return };
-        match kind {
-            Type::Other => {}
-            Type::Tmpfs => {
-                for (field, what) in [
-                    (source.map(|(_, field)| field), "source"),
-                    (read_only.map(|(_, field)| field), "read_only"),
-                ] {
-                    if let Some(field) = field {
-                        let cause = format!("a tmpfs has no `{what}`");
-                        reader.refuse(field.key_at, &field.path, cause, "remove it");
-                    }
-                }
-                self.tmpfs.push(Placed { mount: Tmpfs { target, size_bytes, mode }, field }.split());
+        match long.kind {
+            Some(Type::Volume) => {
+                let mount = long.volume(reader, &field);
+                self.volumes.extend(mount.map(|mount| (mount, Origin::of(&field))));
             }
-            Type::Volume => {
-                if let Some(field) = tmpfs_at {
-                    reader.refuse(field.key_at, &field.path, "a volume has no `tmpfs`", "remove it");
-                }
-                let read_only = read_only.is_some_and(|(value, _)| value);
-                match source {
-                    Some((Some(volume), source)) => {
-                        if named(reader, &source, &volume) {
-                            let mount = VolumeMount { volume, target, read_only };
-                            self.volumes.push(Placed { mount, field }.split());
-                        }
-                    }
-                    Some((None, _)) => {}
-                    None => reader.refuse_value(&field, "this volume has no name", USE_VOLUME),
-                }
+            Some(Type::Tmpfs) => {
+                let mount = long.tmpfs(reader);
+                self.tmpfs.extend(mount.map(|mount| (mount, Origin::of(&field))));
             }
+            Some(Type::Other) | None => {}
         }
     }
 
@@ -171,7 +191,7 @@ impl Mounts {
                     }
                 }
             }
-            self.tmpfs.push(Placed { mount, field: item }.split());
+            self.tmpfs.push((mount, Origin::of(&item)));
         }
     }
 
@@ -200,7 +220,7 @@ impl Mounts {
         };
         for (mount, origin) in self.volumes {
             target(reader, &mount.target, &origin);
-            clashes.volume(name, &mount.volume, origin.at, &origin.path);
+            clashes.mount(name, &mount.volume, origin.at, &origin.path);
             service.volumes.push(mount);
         }
         for (mount, origin) in self.tmpfs {

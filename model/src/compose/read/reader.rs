@@ -242,7 +242,7 @@ impl Reader {
 
     /// A whole number from `min` to `max`; in quotes too, as Compose allows.
     pub(super) fn number(&mut self, field: &Field<'_>, min: u64, max: u64) -> Option<u64> {
-        let Some(text) = self.number_text(field) else { return None };
+        let text = self.number_text(field)?;
         match text.parse::<u64>() {
             Ok(number) if (min..=max).contains(&number) => Some(number),
             _ => {
@@ -358,13 +358,14 @@ impl Reader {
             self.wrong_type(field, "a map or a list");
             return pairs;
         }
+        let mut names = std::collections::BTreeSet::new();
         for item in self.items(field) {
             let Some(text) = self.text(&item) else { continue };
             let (name, value) = match text.split_once(separators) {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
                 None => (text, None),
             };
-            if pairs.iter().any(|(other, ..)| *other == name) {
+            if !names.insert(name.clone()) {
                 self.refuse_value(&item, format!("{:?} is here twice", cut(&name)), "keep one of them");
             } else {
                 pairs.push((name, value, item));
