@@ -41,8 +41,8 @@ pub(crate) fn build() -> Result<()> {
         "building the initrd's program",
         "cargo-build-init",
         Command::new("cargo")
-            .args(["build", "--package", "cairn-init", "--locked", "--target", STATIC_TARGET])
-            .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static"),
+            .args(["build", "--package", "cairn-init", "--locked", "--target", STATIC_TARGET, "--config"])
+            .arg(format!("target.{STATIC_TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\"]")),
     )?;
     fs::create_dir_all(dir()).with_context(|| format!("failed to make {}", dir().display()))?;
     for program in PROGRAMS {
