@@ -42,7 +42,7 @@ macro_rules! text_id {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "description": concat!("A ", $what, "."), "pattern": $pattern })
+                json_schema!({ "type": "string", "description": concat!($what, ": ", $rule), "pattern": $pattern })
             }
         }
 
