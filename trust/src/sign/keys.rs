@@ -77,11 +77,13 @@ impl HubKeys {
         })
     }
 
-    /// Loads the keys from `folder`, or makes and saves them where the folder has none at all. After a power cut in
-    /// the middle, the keys that are there are kept and the others made.
+    /// Loads the keys from `folder`, or makes and saves them where the folder has none. After a power cut in the middle,
+    /// the keys that are there are kept and the others made. Once all were made, a key that is absent was taken
+    /// offline, and is never made anew.
     pub fn load_or_generate(folder: &Path) -> Result<Self, SignError> {
         let names = Self::names();
-        if names.iter().all(|name| folder.join(name).exists()) {
+        // They are made in this order, so the last one says that all were.
+        if names.last().is_some_and(|last| folder.join(last).exists()) {
             return Self::load(folder);
         }
         for name in names {

@@ -238,3 +238,21 @@ fn initialising_twice_changes_nothing() {
     assert_eq!(again.root_json(), artifacts);
     assert_eq!(again.entries().len(), 1);
 }
+
+#[test]
+fn keys_taken_offline_are_not_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = HubKeys::load_or_generate(folder.path()).unwrap();
+    std::fs::remove_file(folder.path().join("root.pem")).unwrap();
+    let again = HubKeys::load_or_generate(folder.path()).unwrap();
+    assert!(again.root.is_none());
+    assert_eq!(again.director_targets.public(), made.director_targets.public());
+    // An interrupted making goes on.
+    std::fs::remove_file(folder.path().join("artifacts-timestamp.pem")).unwrap();
+    let again = HubKeys::load_or_generate(folder.path()).unwrap();
+    assert!(again.root.is_some());
+    assert_eq!(again.director_targets.public(), made.director_targets.public());
+    // Online keys must be there.
+    std::fs::remove_file(folder.path().join("director-targets.pem")).unwrap();
+    assert!(HubKeys::load_or_generate(folder.path()).is_err());
+}
