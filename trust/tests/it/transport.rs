@@ -1,13 +1,24 @@
 //! Sources that send too much, too slowly, or nonsense.
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cairn_trust::{
     client::ClientError,
-    fetch::{Fetch, FetchError, FolderFetch, HttpFetch, Pace, collect_paced},
+    envelope::mint_node_token,
+    fetch::{Fetch, FetchError, FolderFetch, Headers, HttpFetch, Pace, collect_paced},
+    keys::KeyPair,
+    node::Update,
 };
 use futures_util::{StreamExt, stream};
+use reqwest::header::{AUTHORIZATION, HeaderMap};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -15,7 +26,11 @@ use tokio::{
 };
 use url::Url;
 
-use crate::repository::{Repository, at, today};
+use crate::{
+    fleet::{Hub, Member},
+    repository::{Repository, at, today},
+    source::Source,
+};
 
 /// Serves `head` and then `body` over and over, with a pause between, to whoever connects.
 async fn serve(head: &'static str, body: &'static [u8], pause: Duration) -> Url {
@@ -125,6 +140,61 @@ async fn rejects_targets_that_are_longer_or_other_than_signed() {
     repository.source.files.remove(&path);
     let error = node.client.download(&repository.source, "targets/", "first", &info).await.unwrap_err();
     assert!(matches!(error, ClientError::Absent { .. }));
+}
+
+/// Serves `source` below its address and counts every byte of the connections, both ways.
+async fn serve_counted(source: Source) -> (Url, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    let bytes = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&bytes);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 16 << 10];
+            let length = stream.read(&mut request).await.unwrap_or(0);
+            let text = String::from_utf8_lossy(&request[..length]).into_owned();
+            let path = text.split(' ').nth(1).unwrap_or("/").trim_start_matches('/').to_owned();
+            let (status, body) = match source.files.get(&path) {
+                Some(body) => ("200 OK", body.clone()),
+                None => ("404 Not Found", Vec::new()),
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\
+                 date: Mon, 01 Jun 2026 00:00:00 GMT\r\n\r\n",
+                body.len()
+            );
+            counted.fetch_add(length + head.len() + body.len(), Ordering::SeqCst);
+            let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+        }
+    });
+    (url, bytes)
+}
+
+#[tokio::test]
+async fn an_idle_poll_over_http_is_under_four_kilobytes_with_its_headers_and_tokens() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let hub = Hub::new();
+    let mut member = Member::of(&hub);
+    hub.deploy(&member.id, 1, &[]);
+    let (director, artifacts) = hub.serve(&member.id);
+    let ((director, sent), (artifacts, also_sent)) =
+        (serve_counted(director).await, serve_counted(artifacts).await);
+    let key = KeyPair::generate().unwrap();
+    let headers: Headers = Arc::new(move || {
+        let token = mint_node_token(&key, today()).unwrap();
+        HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {token}").parse().unwrap())])
+    });
+    let http = reqwest::Client::new();
+    let director = HttpFetch::new(http.clone(), director, Arc::clone(&headers));
+    let artifacts = HttpFetch::new(http, artifacts, headers);
+    let update = member.verifier.update(&director, &artifacts, at(today()), 0).await.unwrap();
+    assert!(matches!(update, Update::Verified(_)));
+    sent.store(0, Ordering::SeqCst);
+    also_sent.store(0, Ordering::SeqCst);
+    let update = member.verifier.update(&director, &artifacts, at(today()), 1).await.unwrap();
+    assert!(matches!(update, Update::Unchanged));
+    let total = sent.load(Ordering::SeqCst) + also_sent.load(Ordering::SeqCst);
+    assert!((500..4096).contains(&total), "{total}");
 }
 
 #[tokio::test]
