@@ -84,6 +84,12 @@ impl Fleet {
         table.entry(node.clone()).or_insert_with(|| watch::channel(()).0).subscribe()
     }
 
+    /// How many nodes wait for news.
+    pub(crate) fn waiting(&self) -> usize {
+        let table = self.waiters.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.values().filter(|sender| sender.receiver_count() > 0).count()
+    }
+
     /// Forgets the nodes that wait no longer.
     pub(crate) fn forget_gone_waiters(&self) {
         let mut table = self.waiters.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -23,7 +23,7 @@ use crate::{
 pub(crate) const DATABASE: &str = "hub.sqlite";
 
 /// The first admin's token below the data folder.
-const ADMIN_TOKEN: &str = "admin-token";
+const ADMIN_TOKEN: &str = "admin.token";
 
 /// The keys that belong to operators: who has them decides what is genuine.
 const OPERATOR_KEYS: [&str; 2] = ["root.pem", "artifacts-targets.pem"];
@@ -169,11 +169,11 @@ fn summary(plan: &Plan, token: &str) -> String {
         "made a hub in {data} (only this user may look inside)\n\
          \x20 {data}/hub.toml              settings\n\
          \x20 {data}/hub.sqlite            nodes, apps, tokens, audit\n\
-         \x20 {data}/tls/ca.pem            the hub's CA: give it to nodes and tools (public)\n\
+         \x20 {data}/ca.pem                the hub's CA: give it to nodes and tools (public)\n\
          \x20 {data}/tls/ca.key            signs the hub's own certificate\n\
          \x20 {data}/keys/                 signing keys of the director and artifacts repositories\n\
          \x20 {data}/tuf/                  the two repositories\n\
-         \x20 {data}/admin-token           the first admin's token; it is:\n\n\
+         \x20 {data}/admin.token           the first admin's token; it is:\n\n\
          {token}\n\n"
     );
     let _ = match &plan.operator_keys {
@@ -197,7 +197,7 @@ fn summary(plan: &Plan, token: &str) -> String {
     let _ = write!(
         text,
         "\nnext: cairn-hub serve --data {data}\n\
-         then: cairn context add demo --hub https://{} --ca {data}/tls/ca.pem --token-file {data}/admin-token\n",
+         then: cairn context add demo --hub https://{} --ca {data}/ca.pem --token-file {data}/admin.token\n",
         address(plan)
     );
     text

@@ -76,6 +76,8 @@ impl Hub {
             "Members that did not report their newest generation yet.",
             behind,
         );
+        let waiting = self.fleet.waiting();
+        text.single("cairn_hub_nodes_waiting", "gauge", "Nodes that hold a long poll.", waiting);
         let apps = self.store.latest_versions().await?.len();
         text.single("cairn_hub_apps", "gauge", "Deployed apps.", apps);
         let placed = self.store.placements().await?.len();

@@ -110,7 +110,7 @@ pub(crate) fn schedule(demands: &[Demand], candidates: &[Candidate], previous: &
         }
     }
 
-    let mut shortfalls: BTreeMap<AppName, Shortfall> = BTreeMap::new();
+    let mut short: Vec<(&Demand, u32)> = Vec::new();
     for demand in demands {
         let unplaced = match demand.mode {
             Mode::Global => place_global(demand, candidates, &mut fleet, &mut slots),
@@ -118,62 +118,61 @@ pub(crate) fn schedule(demands: &[Demand], candidates: &[Candidate], previous: &
                 place_replicated(demand, replicas, candidates, &mut fleet, &mut slots)
             }
         };
-        if let Some((count, problem)) = unplaced {
-            let shortfall = shortfalls.entry(demand.app.clone()).or_default();
-            shortfall.unplaced += count;
-            shortfall.problems.push(problem);
+        if let Some(count) = unplaced {
+            short.push((demand, count));
         }
+    }
+    // Explained when all else is placed, so that the next look says the same.
+    let mut shortfalls: BTreeMap<AppName, Shortfall> = BTreeMap::new();
+    for (demand, count) in short {
+        let misfits = fleet.misfits(demand, candidates, &slots);
+        let shortfall = shortfalls.entry(demand.app.clone()).or_default();
+        shortfall.unplaced += count;
+        shortfall.problems.push(demand.explain(count, &misfits));
     }
     Placement { slots, shortfalls }
 }
 
+/// Places one replica on every node that the service selects; how many of those had no room, or 0 where none is
+/// selected at all.
 fn place_global(
     demand: &Demand,
     candidates: &[Candidate],
     fleet: &mut Fleet<'_>,
     slots: &mut BTreeSet<Slot>,
-) -> Option<(u32, String)> {
-    let mut misfits = Vec::new();
-    let mut eligible = 0;
+) -> Option<u32> {
+    let (mut selected, mut unplaced) = (0, 0);
     for candidate in candidates {
         let slot = demand.slot(0, &candidate.id);
         if slots.contains(&slot) {
-            eligible += 1;
+            selected += 1;
             continue;
         }
         match fleet.misfit(demand, &candidate.id) {
             None => {
-                eligible += 1;
+                selected += 1;
                 fleet.occupy(demand, &candidate.id);
                 slots.insert(slot);
             }
             // A global service is for the nodes that it selects; the others are none of its business.
             Some(misfit) if misfit.by_choice() => {}
-            Some(misfit) => misfits.push(misfit),
+            Some(_) => {
+                selected += 1;
+                unplaced += 1;
+            }
         }
     }
-    let short = u32::try_from(misfits.len()).unwrap_or(u32::MAX);
-    if short > 0 {
-        return Some((short, demand.explain(short, short + eligible, &misfits)));
-    }
-    if eligible == 0 {
-        let text = format!(
-            "service {}: no approved node matches{}; approve or label nodes (`cairn node ls`)",
-            demand.service,
-            demand.constraint_text()
-        );
-        return Some((0, text));
-    }
-    None
+    (unplaced > 0 || selected == 0).then_some(unplaced)
 }
 
+/// Places what is missing of `replicas`; how many found no place.
 fn place_replicated(
     demand: &Demand,
     replicas: u32,
     candidates: &[Candidate],
     fleet: &mut Fleet<'_>,
     slots: &mut BTreeSet<Slot>,
-) -> Option<(u32, String)> {
+) -> Option<u32> {
     let held: BTreeSet<u32> = slots
         .iter()
         .filter(|s| s.app == demand.app && s.service == demand.service)
@@ -190,11 +189,7 @@ fn place_replicated(
             None => unplaced += 1,
         }
     }
-    if unplaced == 0 {
-        return None;
-    }
-    let misfits: Vec<Misfit> = candidates.iter().filter_map(|c| fleet.misfit(demand, &c.id)).collect();
-    Some((unplaced, demand.explain(unplaced, replicas, &misfits)))
+    (unplaced > 0).then_some(unplaced)
 }
 
 impl Demand {
@@ -215,24 +210,31 @@ impl Demand {
         if list.is_empty() { String::new() } else { format!(" {}", list.join(", ")) }
     }
 
-    fn explain(&self, unplaced: u32, of: u32, misfits: &[Misfit]) -> String {
+    fn explain(&self, unplaced: u32, misfits: &[Misfit]) -> String {
+        let cure = "approve, add or label nodes (`cairn node ls`), or change the app";
+        if self.mode == Mode::Global && unplaced == 0 {
+            return format!(
+                "service {}: no approved node matches{}; {cure}",
+                self.service,
+                self.constraint_text()
+            );
+        }
         let mut counts: BTreeMap<String, u32> = BTreeMap::new();
         for misfit in misfits {
             *counts.entry(misfit.to_string()).or_default() += 1;
         }
-        let reasons: Vec<String> = counts
-            .iter()
-            .map(|(reason, count)| {
-                if *count == 1 { format!("1 node {reason}") } else { format!("{count} nodes each {reason}") }
-            })
-            .collect();
+        let reason = |(reason, count): (&String, &u32)| match count {
+            1 => format!("1 node {reason}"),
+            more => format!("{more} nodes each {reason}"),
+        };
+        let reasons: Vec<String> = counts.iter().map(reason).collect();
         let reasons =
             if reasons.is_empty() { "there is no approved node".to_owned() } else { reasons.join(", ") };
-        format!(
-            "service {}: {unplaced} of {of} replicas have no place: {reasons}; approve, add or label nodes \
-             (`cairn node ls`), or change the app",
-            self.service
-        )
+        let of = match self.mode {
+            Mode::Global => "replicas have".to_owned(),
+            Mode::Replicated { replicas } => format!("of {replicas} replicas have"),
+        };
+        format!("service {}: {unplaced} {of} no place: {reasons}; {cure}", self.service)
     }
 }
 
@@ -322,6 +324,17 @@ impl<'a> Fleet<'a> {
             return Some(Misfit::Cpus { needs: demand.milli_cpus, free });
         }
         None
+    }
+
+    /// Why the nodes that hold nothing of `demand`, or cannot take more of it, do not take it.
+    fn misfits(&self, demand: &Demand, candidates: &[Candidate], slots: &BTreeSet<Slot>) -> Vec<Misfit> {
+        let concerned = |misfit: &Misfit| demand.mode != Mode::Global || !misfit.by_choice();
+        candidates
+            .iter()
+            .filter(|c| demand.mode != Mode::Global || !slots.contains(&demand.slot(0, &c.id)))
+            .filter_map(|c| self.misfit(demand, &c.id))
+            .filter(concerned)
+            .collect()
     }
 
     fn occupy(&mut self, demand: &Demand, node: &NodeId) {

@@ -3,7 +3,7 @@
 use std::{
     io::Write as _,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -28,7 +28,7 @@ pub(crate) fn folder(data: &Path) -> PathBuf {
 
 /// The CA's certificate: what nodes and tools pin.
 pub(crate) fn ca_path(data: &Path) -> PathBuf {
-    folder(data).join("ca.pem")
+    data.join("ca.pem")
 }
 
 /// Makes the CA and a first server certificate.
@@ -108,6 +108,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> 
         .mode(mode)
         .open(&staging)
         .with_context(tried)?;
+    // Not by the umask: the CA is for everybody.
+    file.set_permissions(std::fs::Permissions::from_mode(mode)).with_context(tried)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).with_context(tried)?;
     std::fs::rename(&staging, path).with_context(tried)?;
     if let Some(parent) = path.parent() {

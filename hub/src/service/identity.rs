@@ -88,9 +88,10 @@ impl Caller {
         match self {
             Self::Operator(_) => Ok(()),
             Self::Node(own) if own == node => Ok(()),
-            Self::Node(own) => {
-                Err(Error::new(Kind::Forbidden, format!("node {own} may not see what is signed for {node}")))
-            }
+            Self::Node(own) => Err(Error::new(
+                Kind::Forbidden,
+                format!("node {own} may not see what is signed for {node}; ask for its own"),
+            )),
         }
     }
 }

@@ -1,0 +1,12 @@
+//! The hub as it ships: the real binary on loopback, over real TLS, with nodes that really verify.
+
+mod crash;
+mod deploy;
+mod enrol;
+mod harness;
+mod node;
+mod offline_keys;
+mod push;
+mod reports;
+mod roles;
+mod start;
