@@ -110,6 +110,16 @@ pub enum Content {
     Wasm(Blob),
 }
 
+impl Content {
+    /// The blobs that it is made of.
+    pub fn blobs(&self) -> Vec<&Digest> {
+        match self {
+            Self::Oci(layers) => layers.iter().map(|layer| &layer.blob.digest).collect(),
+            Self::Wasm(blob) => vec![&blob.digest],
+        }
+    }
+}
+
 /// A blob to have on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {

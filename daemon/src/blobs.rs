@@ -2,6 +2,7 @@
 //! disk; until then it is `<hex>.part`, and a later try goes on where the last one ended.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
 };
@@ -93,6 +94,19 @@ impl Blobs {
         let _ = fs::remove_file(self.path(digest)).await;
     }
 
+    /// Drops every blob, whole or partial, that is not in `keep`.
+    pub async fn retain(&self, keep: &BTreeSet<Digest>) {
+        let Ok(mut entries) = fs::read_dir(&self.folder).await else { return };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let name = entry.file_name();
+            let hex = name.to_string_lossy();
+            let hex = hex.strip_suffix(".part").unwrap_or(&hex);
+            if !keep.iter().any(|digest| digest.hex() == hex) {
+                let _ = fs::remove_file(entry.path()).await;
+            }
+        }
+    }
+
     /// Makes sure that `blob` is there, fetching what is missing of it.
     pub async fn ensure(&self, blob: &Blob, source: &dyn Source) -> Result<(), BlobError> {
         let whole = self.path(&blob.digest);
@@ -147,7 +161,7 @@ impl Blobs {
             path: self.folder.clone(),
             source: e.into(),
         })?;
-        let free = u64::from(stat.blocks_available()) * u64::from(stat.fragment_size());
+        let free = stat.blocks_available() * stat.fragment_size();
         if free < needed.saturating_add(RESERVE_BYTES) {
             return Err(BlobError::NoRoom { digest: digest.clone(), needed, free });
         }

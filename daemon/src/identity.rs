@@ -68,8 +68,7 @@ pub fn facts(settings: &Settings) -> Facts {
         daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
         cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
         memory_bytes: memory_bytes(),
-        data_bytes: statvfs(&settings.state_dir)
-            .map_or(0, |s| u64::from(s.blocks()) * u64::from(s.fragment_size())),
+        data_bytes: statvfs(&settings.state_dir).map_or(0, |s| s.blocks() * s.fragment_size()),
         runtimes: runtimes
             .iter()
             .filter(|(_, path)| path.exists())

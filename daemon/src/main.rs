@@ -11,8 +11,8 @@ use clap::{Parser, Subcommand};
 #[command(name = "cairnd", version)]
 struct Cli {
     /// Read the configuration below this folder instead of /.
-    #[arg(long, global = true, default_value = "/")]
-    config_root: PathBuf,
+    #[arg(long, global = true, default_value = "/", value_name = "DIR")]
+    root: PathBuf,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 fn execute(cli: Cli) -> Result<()> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let settings =
-        Settings::load(&cli.config_root, credentials.as_deref()).context("the configuration is refused")?;
+        Settings::load(&cli.root, credentials.as_deref()).context("the configuration is refused")?;
     match cli.command.unwrap_or(Command::Run) {
         Command::CheckConfig => {
             println!("{settings:#?}");

@@ -1,7 +1,12 @@
 //! Brings a newer generation onto the node: refresh both repositories → verify → documents → blobs → ledger. Whole or
 //! not at all: the ledger takes the generation last, when everything that it needs is on the disk.
 
-use std::{collections::BTreeMap, error::Error, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use cairn_model::{Digest, desired::DesiredState};
 use cairn_trust::{
@@ -151,6 +156,9 @@ impl Puller {
         };
         self.ledger.accept(&stored).await?;
         self.documents = documents;
+        // Here nothing is being fetched, so nothing that is on its way can be taken for left over.
+        let all: BTreeSet<Digest> = assembled.images.values().flat_map(Content::blobs).cloned().collect();
+        self.blobs.retain(&all).await;
         Ok(Some(Arc::new(assembled)))
     }
 

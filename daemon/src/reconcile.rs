@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use cairn_model::report::{Health, Severity};
+use cairn_model::{
+    Digest,
+    report::{Health, Severity},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -79,7 +82,13 @@ struct Task {
     restarts: BTreeMap<String, u32>,
     /// Why a unit could not be started, until it is.
     start_errors: BTreeMap<String, String>,
+    /// How a unit ended last, until it runs again.
+    last_ends: BTreeMap<String, String>,
+    /// Which spec the memory of a unit is about: another one starts with a clean slate.
+    remembered: BTreeMap<String, Digest>,
     slots: Slots,
+    /// The generation after which what is left over was last removed.
+    collected: u64,
 }
 
 /// Makes the task and its handle.
@@ -100,7 +109,10 @@ pub async fn build(config: Config, stop: CancellationToken) -> (Work, impl Futur
         running_since_ms: BTreeMap::new(),
         restarts,
         start_errors: BTreeMap::new(),
+        last_ends: BTreeMap::new(),
+        remembered: BTreeMap::new(),
         slots,
+        collected: 0,
     };
     (Work { status: status_out, alive: alive_out }, task.run(received, stop))
 }
@@ -160,7 +172,12 @@ impl Task {
         };
         let plan = plan::plan(input);
         self.publish(desired, &units, &plan).await;
-        let all_done = self.carry_out(desired, &observed, &plan).await;
+        let all_done = self.carry_out(desired, &units, &plan).await;
+        if plan == Plan::default() && self.collected != desired.desired.generation {
+            // Everything runs as it should, and nothing else does: what no image names is left over.
+            self.collected = desired.desired.generation;
+            self.config.images.collect(desired.images.clone());
+        }
         match plan.look_again_ms {
             _ if !all_done => RETRY_INTERVAL,
             Some(at) => Duration::from_millis(at.saturating_sub(self.now_ms())).min(LOOK_INTERVAL),
@@ -175,6 +192,7 @@ impl Task {
             if unit.phase == Phase::Running {
                 let since = *self.running_since_ms.entry(name.clone()).or_insert(now);
                 self.start_errors.remove(name);
+                self.last_ends.remove(name);
                 if now.saturating_sub(since) >= WELL_AFTER_MS
                     && self.probes.health_of(name) != Health::Unhealthy
                 {
@@ -201,21 +219,31 @@ impl Task {
         unit.restarts.saturating_add(self.restarts.get(name).copied().unwrap_or(0))
     }
 
-    /// What is neither wanted nor there any more leaves nothing behind.
+    /// What is neither wanted nor there any more leaves nothing behind, and what is wanted otherwise than before starts
+    /// with a clean slate: its earlier failures say nothing about the new one.
     async fn forget(&mut self, wanted: &BTreeMap<String, Wanted>, observed: &BTreeMap<String, Observed>) {
-        let gone = |unit: &str| !wanted.contains_key(unit) && !observed.contains_key(unit);
-        let known: BTreeSet<String> = self
-            .restarts
-            .keys()
-            .chain(self.history.keys())
-            .chain(self.start_errors.keys())
-            .cloned()
-            .collect();
-        for unit in known.into_iter().filter(|unit| gone(unit)) {
-            self.history.remove(&unit);
-            self.start_errors.remove(&unit);
-            self.set_restarts(&unit, 0).await;
+        for (unit, wanted) in wanted {
+            let before = self.remembered.insert(unit.clone(), wanted.spec.clone());
+            if before.is_some_and(|before| before != wanted.spec) {
+                self.clean_slate(unit).await;
+            }
         }
+        let gone = |unit: &str| !wanted.contains_key(unit) && !observed.contains_key(unit);
+        let known: BTreeSet<String> = self.restarts.keys().chain(self.remembered.keys()).cloned().collect();
+        for unit in known.into_iter().filter(|unit| gone(unit)) {
+            self.clean_slate(&unit).await;
+            self.remembered.remove(&unit);
+            if let Err(e) = volumes::remove_writable(&self.config.places.state_dir, &unit) {
+                tracing::warn!(unit, "its writable layer is left behind: {e}");
+            }
+        }
+    }
+
+    async fn clean_slate(&mut self, unit: &str) {
+        self.history.remove(unit);
+        self.start_errors.remove(unit);
+        self.last_ends.remove(unit);
+        self.set_restarts(unit, 0).await;
     }
 
     async fn set_restarts(&mut self, unit: &str, count: u32) {
@@ -248,7 +276,7 @@ impl Task {
     async fn carry_out(
         &mut self,
         desired: &Arc<Assembled>,
-        observed: &BTreeMap<String, Observed>,
+        units: &BTreeMap<String, UnitState>,
         plan: &Plan,
     ) -> bool {
         let mut all_done = true;
@@ -266,7 +294,7 @@ impl Task {
                     self.config.supervisor.stop(unit).await
                 }
                 Step::Clear { unit } => {
-                    self.before_clear(unit, desired, observed).await;
+                    self.before_clear(unit, desired, units).await;
                     self.config.supervisor.clear(unit).await
                 }
                 Step::Start { unit } => {
@@ -290,11 +318,7 @@ impl Task {
 
     async fn before_stop(&mut self, unit: &str, why: StopReason) {
         match why {
-            StopReason::NotWanted => {}
-            StopReason::Changed => {
-                self.history.remove(unit);
-                self.set_restarts(unit, 0).await;
-            }
+            StopReason::NotWanted | StopReason::Changed => {}
             StopReason::Unhealthy => {
                 self.failed(unit);
                 let count = self.restarts.get(unit).copied().unwrap_or(0).saturating_add(1);
@@ -306,17 +330,15 @@ impl Task {
     }
 
     /// A unit that has ended and is wanted as it was gets another start, after a pause.
-    async fn before_clear(&mut self, unit: &str, desired: &Assembled, observed: &BTreeMap<String, Observed>) {
-        let same = desired.replicas.get(unit).map(|replica| replica.spec_hash());
-        if same.is_some() && observed.get(unit).and_then(|o| o.spec.clone()) == same {
+    async fn before_clear(&mut self, unit: &str, desired: &Assembled, units: &BTreeMap<String, UnitState>) {
+        let (Some(replica), Some(state)) = (desired.replicas.get(unit), units.get(unit)) else { return };
+        if state.tag.spec == replica.spec_hash() {
             self.failed(unit);
+            if let Some(detail) = &state.detail {
+                self.last_ends.insert(unit.to_owned(), detail.clone());
+            }
             let count = self.restarts.get(unit).copied().unwrap_or(0).saturating_add(1);
             self.set_restarts(unit, count).await;
-        } else if same.is_some() {
-            self.history.remove(unit);
-            self.set_restarts(unit, 0).await;
-        } else if let Err(e) = volumes::remove_writable(&self.config.places.state_dir, unit) {
-            tracing::warn!(unit, "its writable layer is left behind: {e}");
         }
     }
 
@@ -364,6 +386,7 @@ impl Task {
             plan,
             images: &images,
             start_errors: &self.start_errors,
+            last_ends: &self.last_ends,
             restarts: &self.restarts,
             now_ms: self.now_ms(),
         };

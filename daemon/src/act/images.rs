@@ -47,10 +47,16 @@ pub struct ImagesState {
 /// The handle.
 #[derive(Debug, Clone)]
 pub struct Images {
-    requests: mpsc::Sender<(Digest, Content)>,
+    requests: mpsc::Sender<Request>,
     /// What is ready.
     pub state: watch::Receiver<ImagesState>,
     folders: Folders,
+}
+
+#[derive(Debug)]
+enum Request {
+    Prepare(Digest, Content),
+    Collect(BTreeMap<Digest, Content>),
 }
 
 /// What the task is made of.
@@ -82,7 +88,7 @@ struct Task {
     config: Config,
     folders: Folders,
     blobs: Blobs,
-    requests: mpsc::Receiver<(Digest, Content)>,
+    requests: mpsc::Receiver<Request>,
     state: watch::Sender<ImagesState>,
     retries: BTreeMap<Digest, Retry>,
     /// SHA-256 of `cairn-wasm`: what it compiled is of use to the very same program only.
@@ -103,7 +109,12 @@ impl Images {
     /// Asks for an image to be made ready. One that is asked for already, or waits after a failure, is not tried twice.
     pub fn prepare(&self, image: Digest, content: Content) {
         // A full channel means that the task is busy; the reconciler asks again at its next look.
-        let _ = self.requests.try_send((image, content));
+        let _ = self.requests.try_send(Request::Prepare(image, content));
+    }
+
+    /// Removes what is unpacked or compiled and not among `keep`: for a node where nothing else runs any more.
+    pub fn collect(&self, keep: BTreeMap<Digest, Content>) {
+        let _ = self.requests.try_send(Request::Collect(keep));
     }
 
     /// The unpacked layers, top-most first, as overlayfs wants them.
@@ -147,9 +158,16 @@ impl Task {
     async fn run(mut self, stop: CancellationToken) {
         loop {
             // Cancel-safe: the channel keeps what was not received.
-            let (image, content) = tokio::select! {
+            let request = tokio::select! {
                 request = self.requests.recv() => match request { Some(request) => request, None => return },
                 () = stop.cancelled() => return,
+            };
+            let (image, content) = match request {
+                Request::Prepare(image, content) => (image, content),
+                Request::Collect(keep) => {
+                    self.collect(keep).await;
+                    continue;
+                }
             };
             if self.state.borrow().ready.contains(&image)
                 || self.retries.get(&image).is_some_and(|retry| retry.not_before > Instant::now())
@@ -162,6 +180,31 @@ impl Task {
                 () = stop.cancelled() => return,
             };
             self.settle(image, prepared);
+        }
+    }
+
+    async fn collect(&mut self, keep: BTreeMap<Digest, Content>) {
+        let mut names = BTreeSet::new();
+        for content in keep.values() {
+            match content {
+                Content::Oci(layers) => names.extend(layers.iter().map(|layer| self.folders.layer(layer))),
+                Content::Wasm(blob) => names.extend([self.folders.module(blob), self.folders.stamp(blob)]),
+            }
+        }
+        // First unsaid, then removed: nobody starts what is about to go.
+        self.retries.retain(|image, _| keep.contains_key(image));
+        self.state.send_if_modified(|state| {
+            let before = state.clone();
+            state.ready.retain(|image| keep.contains_key(image));
+            state.failed.retain(|image, _| keep.contains_key(image));
+            *state != before
+        });
+        let folders = [self.folders.layers.clone(), self.folders.wasm.clone()];
+        let removed = tokio::task::spawn_blocking(move || {
+            folders.iter().map(|folder| remove_others(folder, &names)).sum::<usize>()
+        });
+        if let Ok(removed @ 1..) = removed.await {
+            tracing::info!(removed, "layers and components that nothing uses any more are removed");
         }
     }
 
@@ -290,6 +333,18 @@ impl Task {
     }
 }
 
+/// Removes what is in `folder` and not in `keep`; what cannot be removed costs room only, and the next time tries again.
+fn remove_others(folder: &Path, keep: &BTreeSet<PathBuf>) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let others = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| !keep.contains(path));
+    others
+        .filter(|path| {
+            let is_folder = path.symlink_metadata().is_ok_and(|m| m.is_dir());
+            if is_folder { std::fs::remove_dir_all(path).is_ok() } else { std::fs::remove_file(path).is_ok() }
+        })
+        .count()
+}
+
 fn hash_of_file(path: &Path) -> io::Result<String> {
     let mut hash = Sha256::new();
     io::copy(&mut std::fs::File::open(path)?, &mut hash)?;
@@ -299,3 +354,6 @@ fn hash_of_file(path: &Path) -> io::Result<String> {
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,8 +19,9 @@ use tokio::{
 use super::supervisor::{Supervisor, SupervisorError, UnitSpec, UnitState};
 use crate::plan::Phase;
 
-/// How long everything together may take to stop when the daemon ends.
+/// How long everything together may take to stop when the daemon ends, and how long of that before it is killed.
 const SHUTDOWN: Duration = Duration::from_secs(10);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(4);
 
 /// What the task of one process says of its end.
 #[derive(Debug)]
@@ -176,6 +177,9 @@ impl Supervisor for Processes {
     async fn shutdown(&mut self) {
         let names: Vec<String> = self.units.keys().cloned().collect();
         for name in &names {
+            if let Some(unit) = self.units.get_mut(name) {
+                unit.stop_timeout = unit.stop_timeout.min(SHUTDOWN_GRACE);
+            }
             let _ = self.stop(name).await;
         }
         let all_gone = async {

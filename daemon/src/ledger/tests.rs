@@ -81,9 +81,8 @@ async fn a_torn_file_is_an_error_that_names_its_cure() {
 #[tokio::test]
 async fn a_file_with_torn_pages_is_refused() {
     let (dir, ledger) = fresh().await;
-    let big = vec![b"x".repeat(100_000)];
-    let big: Vec<&[u8]> = big.iter().map(Vec::as_slice).collect();
-    ledger.accept(&generation(1, &big)).await.unwrap();
+    let big = b"x".repeat(100_000);
+    ledger.accept(&generation(1, &[&big])).await.unwrap();
     ledger.close().await;
     let path = dir.path().join("ledger.sqlite");
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();

@@ -16,7 +16,7 @@ fn observed(spec: u8, phase: Phase) -> Observed {
     Observed { spec: Some(digest(spec)), phase, health: Health::None, restarts: 0, ports: BTreeSet::new() }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct World {
     wanted: BTreeMap<String, Wanted>,
     observed: BTreeMap<String, Observed>,

@@ -21,6 +21,7 @@ pub(super) struct Sources<'a> {
     pub(super) plan: &'a Plan,
     pub(super) images: &'a ImagesState,
     pub(super) start_errors: &'a BTreeMap<String, String>,
+    pub(super) last_ends: &'a BTreeMap<String, String>,
     pub(super) restarts: &'a BTreeMap<String, u32>,
     pub(super) now_ms: u64,
 }
@@ -154,7 +155,8 @@ fn waiting(unit: &str, replica: &ResolvedReplica, sources: &Sources<'_>) -> (Wor
             let seconds = until_ms.saturating_sub(sources.now_ms).div_ceil(1000);
             // Rounded, so that the status does not change with every look.
             let rounded = seconds.next_multiple_of(10);
-            (WorkloadState::Failed, Some(format!("failed; starts again within {rounded} s")))
+            let end = sources.last_ends.get(unit).map_or("failed", String::as_str);
+            (WorkloadState::Failed, Some(format!("{end}; starts again within {rounded} s")))
         }
     }
 }

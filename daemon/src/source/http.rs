@@ -123,6 +123,7 @@ pub struct HubClient {
     director: HttpFetch,
     artifacts: HttpFetch,
     skew: Skew,
+    patience: Duration,
 }
 
 /// How far the hub's clock is ahead of ours, learned from a refusal: a token that is minted by the hub's time is good
@@ -177,7 +178,13 @@ impl HubClient {
         };
         let director = HttpFetch::new(client.clone(), at(&format!("/tuf/director/{node}/")), headers.clone());
         let artifacts = HttpFetch::new(client.clone(), at("/tuf/artifacts/"), headers.clone());
-        Ok(Self { client, url, headers, director, artifacts, skew })
+        Ok(Self { client, url, headers, director, artifacts, skew, patience: PIECE_TIMEOUT })
+    }
+
+    /// With another idea of how long the hub may take to begin an answer.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Posts a signed enrolment request.
@@ -225,7 +232,7 @@ impl HubClient {
         what: &'static str,
         request: RequestBuilder,
     ) -> Result<T, SourceError> {
-        self.parse(what, send(what, request, Instant::now() + PIECE_TIMEOUT).await?).await
+        self.parse(what, send(what, request, Instant::now() + self.patience).await?).await
     }
 
     async fn parse<T: DeserializeOwned>(
@@ -255,7 +262,7 @@ impl HubClient {
 
     async fn small(&self, path: &str, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError> {
         let begun = Instant::now();
-        let response = send("document", self.get(path), begun + PIECE_TIMEOUT).await?;
+        let response = send("document", self.get(path), begun + self.patience).await?;
         if response.status() != StatusCode::OK {
             return Err(self.refused(response).await);
         }
@@ -359,7 +366,7 @@ impl Source for HubClient {
         if offset > 0 {
             request = request.header(RANGE, format!("bytes={offset}-"));
         }
-        let response = send("blob", request, Instant::now() + PIECE_TIMEOUT).await?;
+        let response = send("blob", request, Instant::now() + self.patience).await?;
         let offset = match response.status() {
             StatusCode::OK => 0,
             StatusCode::PARTIAL_CONTENT => offset,
