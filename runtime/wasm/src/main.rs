@@ -55,13 +55,13 @@ enum Command {
         /// The file, as `cairnd` writes it.
         workload: PathBuf,
     },
-    /// Measure the parts of a start: load, link, instantiate, first response.
+    /// Measure the parts of a start, precompiled and not, and print them as JSON.
     #[command(hide = true)]
     Bench {
-        /// A precompiled `wasi:http` component.
-        artifact: PathBuf,
-        /// How many instances to make for the median.
-        #[arg(long, default_value_t = 100)]
+        /// A `wasi:http` component in binary form.
+        component: PathBuf,
+        /// How many times, for the median.
+        #[arg(long, default_value_t = 20)]
         rounds: usize,
     },
 }
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
             precompile::precompile(&input, &output, kind_file.as_deref(), max_bytes)
         }
         Command::Run { workload } => run(&workload),
-        Command::Bench { artifact, rounds } => bench::bench(&artifact, rounds),
+        Command::Bench { component, rounds } => bench::bench(&component, rounds),
     };
     result.unwrap_or_else(|error| {
         eprintln!("cairn-wasm: {error:#}");

@@ -31,19 +31,23 @@ pub(crate) fn precompile(
     kind_file: Option<&Path>,
     max_bytes: u64,
 ) -> Result<ExitCode> {
-    let wasm = read(input, max_bytes)?;
-    let engine = engine()?;
-    let (kind, code) =
-        compile(&engine, &wasm).with_context(|| format!("failed to compile {}", input.display()))?;
-    drop(wasm);
+    let kind = compile_file(&engine()?, input, output, max_bytes)?;
     let line = serde_json::to_string(&Line { kind })?;
-    let seal = Seal::of(&code);
-    write_durably(output, &[&code, &seal.to_bytes()])?;
     if let Some(path) = kind_file {
         write_durably(path, &[line.as_bytes(), b"\n"])?;
     }
     writeln!(std::io::stdout(), "{line}").context("failed to print the kind")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Compiles, seals and writes.
+pub(crate) fn compile_file(engine: &Engine, input: &Path, output: &Path, max_bytes: u64) -> Result<Kind> {
+    let wasm = read(input, max_bytes)?;
+    let (kind, code) =
+        compile(engine, &wasm).with_context(|| format!("failed to compile {}", input.display()))?;
+    drop(wasm);
+    write_durably(output, &[&code, &Seal::of(&code).to_bytes()])?;
+    Ok(kind)
 }
 
 fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
