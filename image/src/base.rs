@@ -33,7 +33,9 @@ const LINKS: [(&str, &str); 5] = [
     ("usr/bin/sh", "dash"),
 ];
 
-const FOLDERS: [(&str, u32); 11] = [
+/// Mount points and the like. What services need of /var before it is mounted lies below the mount point too.
+const FOLDERS: [(&str, u32); 16] = [
+    ("boot", 0o755),
     ("dev", 0o755),
     ("efi", 0o700),
     ("etc", 0o755),
@@ -45,6 +47,10 @@ const FOLDERS: [(&str, u32); 11] = [
     ("sys", 0o555),
     ("tmp", 0o1777),
     ("var", 0o755),
+    ("var/cache", 0o755),
+    ("var/lib", 0o755),
+    ("var/log", 0o755),
+    ("var/tmp", 0o1777),
 ];
 
 /// Which paths of the packages go into an image.

@@ -10,10 +10,13 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::fetch;
 use crate::lock::Package;
-use crate::tree::{Kind, Node, Tree, normal_path};
+use crate::tree::{Kind, Node, Tree, merged_path};
 
 /// Largest unpacked package that is believed: the kernel is 130 MB.
 const MAX_UNPACKED: u64 = 1024 * 1024 * 1024;
+
+/// Paths of one package, in its order.
+type Nodes = Vec<(String, Node)>;
 
 /// Threads that unpack.
 const PARALLEL: usize = 2;
@@ -25,7 +28,7 @@ pub fn unpack_all(
     wanted: &(dyn Fn(&str) -> bool + Sync),
 ) -> Result<Tree> {
     let next = AtomicUsize::new(0);
-    let done: Mutex<BTreeMap<usize, Result<Vec<(String, Node)>>>> = Mutex::new(BTreeMap::new());
+    let done: Mutex<BTreeMap<usize, Result<Nodes>>> = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for _ in 0..PARALLEL {
             scope.spawn(|| {
@@ -48,18 +51,14 @@ pub fn unpack_all(
     Ok(tree)
 }
 
-fn unpack_package(
-    package: &Package,
-    folder: &Path,
-    wanted: &(dyn Fn(&str) -> bool + Sync),
-) -> Result<Vec<(String, Node)>> {
+fn unpack_package(package: &Package, folder: &Path, wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<Nodes> {
     let path = fetch::verify(package, folder)?;
     let file = std::fs::File::open(&path).with_context(|| format!("failed to open {}", path.display()))?;
     unpack(std::io::BufReader::new(file), wanted)
 }
 
 /// Reads one .deb.
-pub fn unpack(deb: impl Read, wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<Vec<(String, Node)>> {
+pub fn unpack(deb: impl Read, wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<Nodes> {
     let mut archive = ar::Archive::new(deb);
     while let Some(entry) = archive.next_entry() {
         let entry = entry.context("the archive is cut short or no .deb")?;
@@ -76,21 +75,21 @@ pub fn unpack(deb: impl Read, wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<
     bail!("it holds no data.tar")
 }
 
-fn unpack_tar(tar: impl Read, wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<Vec<(String, Node)>> {
+fn unpack_tar(tar: impl Read, wanted: &(dyn Fn(&str) -> bool + Sync)) -> Result<Nodes> {
     let mut archive = tar::Archive::new(tar.take(MAX_UNPACKED));
     let mut nodes = Vec::new();
     let mut contents: BTreeMap<String, Arc<Vec<u8>>> = BTreeMap::new();
     for entry in archive.entries().context("data.tar cannot be read")? {
         let mut entry = entry.context("data.tar is damaged")?;
         let raw = String::from_utf8(entry.path_bytes().into_owned()).context("a path is not UTF-8")?;
-        let Some(path) = normal_path(&raw)? else { continue };
+        let Some(path) = merged_path(&raw)? else { continue };
         let keep = wanted(&path);
         let link = entry.link_name_bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let kind = match entry.header().entry_type() {
             tar::EntryType::Directory if keep => Kind::Folder,
             tar::EntryType::Symlink if keep => Kind::Link(link.context("a symlink without target")?),
             tar::EntryType::Link if keep => {
-                let target = normal_path(&link.context("a hard link without target")?)?.unwrap_or_default();
+                let target = merged_path(&link.context("a hard link without target")?)?.unwrap_or_default();
                 Kind::File(
                     contents
                         .get(&target)

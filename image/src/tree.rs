@@ -61,18 +61,24 @@ pub struct Tree {
 /// Top-level folders of old that are links into usr.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
-/// A path in the form that the tree uses; the folders that are merged into usr are resolved. `None` for the root itself.
+/// A path in the form that the tree uses; `None` for the root itself.
 pub fn normal_path(path: &str) -> Result<Option<String>> {
-    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     ensure!(!parts.contains(&".."), "path '{path}' leaves its folder; the package is broken");
     ensure!(
         path.len() <= 4096 && !path.contains('\0'),
         "path is too long or holds a NUL; the package is broken"
     );
-    if parts.len() > 1 && MERGED.contains(&parts[0]) {
-        parts.insert(0, "usr");
-    }
     Ok((!parts.is_empty()).then(|| parts.join("/")))
+}
+
+/// The same for a path of a package: what lies below a folder that is merged into usr is there.
+pub fn merged_path(path: &str) -> Result<Option<String>> {
+    let merged = |path: String| {
+        let first = path.split_once('/').map(|(first, _)| first);
+        if first.is_some_and(|first| MERGED.contains(&first)) { format!("usr/{path}") } else { path }
+    };
+    Ok(normal_path(path)?.map(merged))
 }
 
 impl Tree {
@@ -200,4 +206,74 @@ fn header(node: &Node, epoch: u64) -> tar::Header {
     header.set_gid(u64::from(node.gid));
     header.set_mtime(epoch);
     header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_normal_and_stay_inside() {
+        let table = [
+            ("./usr//bin/./x", Some("usr/bin/x")),
+            ("./", None),
+            ("lib/x", Some("lib/x")),
+            ("/a", Some("a")),
+        ];
+        for (path, expected) in table {
+            assert_eq!(normal_path(path).unwrap().as_deref(), expected, "{path}");
+        }
+        let merged = [
+            ("./lib/x", "usr/lib/x"),
+            ("bin", "bin"),
+            ("library/x", "library/x"),
+            ("sbin/a/b", "usr/sbin/a/b"),
+        ];
+        for (path, expected) in merged {
+            assert_eq!(merged_path(path).unwrap().as_deref(), Some(expected), "{path}");
+        }
+        assert!(normal_path("a/../../etc").is_err());
+        assert!(normal_path("a\0b").is_err());
+    }
+
+    #[test]
+    fn parents_are_made_and_must_be_folders() {
+        let mut tree = Tree::default();
+        tree.file("a/b/c", 0o644, "x").unwrap();
+        assert_eq!(tree.get("a/b"), Some(&Node::folder(0o755)));
+        assert!(tree.file("a/b/c/d", 0o644, "x").is_err());
+        assert!(tree.link("a/b", "x").is_err(), "a folder with content is not replaced");
+        tree.folder("a/b", 0o700).unwrap();
+        assert_eq!(tree.text("a/b/c").unwrap(), "x");
+        assert_eq!(tree.remove("a").len(), 3);
+        assert_eq!(tree, Tree::default());
+    }
+
+    #[test]
+    fn the_tar_is_sorted_and_carries_owners_without_being_root() {
+        let mut tree = Tree::default();
+        tree.insert("z", Node::file(0o640, "zz").owned_by(3, 42)).unwrap();
+        tree.link("a", "z").unwrap();
+        tree.file(&format!("{}/long", "d".repeat(120)), 0o755, "x").unwrap();
+        let mut bytes = Vec::new();
+        tree.write_tar(&mut bytes, 77).unwrap();
+        let mut again = Vec::new();
+        tree.write_tar(&mut again, 77).unwrap();
+        assert_eq!(bytes, again);
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let seen: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let header = entry.header();
+                assert_eq!(header.mtime().unwrap(), 77);
+                let path = entry.path().unwrap().display().to_string();
+                (path, header.mode().unwrap(), header.uid().unwrap(), header.gid().unwrap())
+            })
+            .collect();
+        assert_eq!(seen.last(), Some(&("z".to_owned(), 0o640, 3, 42)));
+        assert_eq!(seen[1].0, "a");
+        assert_eq!(seen.len(), 5);
+    }
 }

@@ -27,6 +27,9 @@ pub(crate) type Outcome<T> = Result<T, String>;
 /// Where the new root is put together.
 const NEW_ROOT: &str = "/sysroot";
 
+/// Name of the verified device; systemd expects it where the command line names a root hash.
+const MAPPED: &str = "root";
+
 /// The program that takes over.
 const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 
@@ -95,7 +98,7 @@ fn load_modules() {
 fn mount_root(root_hash: &verity::RootHash) -> Outcome<()> {
     let (data, tree) = block::wait_for_slot(root_hash)?;
     let superblock = verity::Superblock::read(&tree)?;
-    let device = mapper::open_verified("cairn-root", &data, &tree, root_hash, &superblock)?;
+    let device = mapper::open_verified(MAPPED, &data, &tree, root_hash, &superblock)?;
     mount(Some(device.as_str()), NEW_ROOT, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>)
         .map_err(|error| format!("failed to mount the verified root: {error}"))?;
     log(&format!("verified root is on {data}"));

@@ -1,1 +1,6 @@
-//! Integration tests of cairn-image.
+//! Integration tests of cairn-image: the lock, the packages folder, unpacking, and whole builds.
+
+mod fetching;
+mod locking;
+mod reproducing;
+mod unpacking;
