@@ -73,7 +73,7 @@ impl Shared {
         if !self.told.swap(true, Ordering::Relaxed) {
             let host = uri.authority().map_or("?", |authority| authority.as_str());
             eprintln!(
-                "cairn-wasm: refused an outgoing request to {host}; the workload has no network, grant it to the service"
+                "cairn-wasm: refused an outgoing request to {host}; the service has no network, set its `network_mode` to host"
             );
         }
     }
