@@ -3,7 +3,7 @@
 //! A blob is on disk, whole and fsynced under its digest, before its row is; a manifest is signed before its row is.
 //! So a row never promises what is not there, and a crash leaves at most files that nobody names.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cairn_model::{Digest, oci};
@@ -103,6 +103,10 @@ pub(crate) enum RegistryError {
 }
 
 type Result<T> = std::result::Result<T, RegistryError>;
+
+/// A blob that was taken out of its last repository may be wanted again: a push that mounts or skips it may be under
+/// way.
+const KEEP_UNNAMED_MS: i64 = 24 * 3_600_000;
 
 /// The registry. Cheap to clone.
 #[derive(Clone)]
@@ -243,7 +247,7 @@ impl Registry {
             media_type: manifest.media_type.clone(),
             artifact_type: manifest.artifact_type.clone(),
             size: bytes.len() as u64,
-            total_size: bytes.len() as u64 + manifest.referenced().map(|d| d.size).sum::<u64>(),
+            total_size: manifest.referenced().fold(bytes.len() as u64, |sum, d| sum.saturating_add(d.size)),
             subject: manifest.subject.as_ref().map(|d| d.digest.clone()),
             annotations: manifest.annotations.clone(),
             pushed_at: clock::now_ms(),
@@ -270,24 +274,21 @@ impl Registry {
         Ok((digest, manifest))
     }
 
+    /// Refuses a manifest that names what is not here, or not so long.
     async fn ensure_referenced(&self, manifest: &Manifest) -> Result<()> {
-        for blob in &manifest.blobs {
-            if blob.size
-                != self
-                    .store
-                    .blob_size(&blob.digest)
-                    .await?
-                    .ok_or_else(|| RegistryError::ManifestBlobUnknown(blob.digest.clone()))?
-            {
-                return Err(RegistryError::ManifestInvalid(format!(
-                    "{} is not {} bytes long",
-                    blob.digest, blob.size
-                )));
-            }
-        }
-        for child in &manifest.manifests {
-            if self.store.manifest(&child.digest).await?.is_none() {
-                return Err(RegistryError::ManifestBlobUnknown(child.digest.clone()));
+        for named in manifest.referenced() {
+            let size = if manifest.manifests.is_empty() {
+                self.store.blob_size(&named.digest).await?
+            } else {
+                self.store.manifest(&named.digest).await?.map(|row| row.size)
+            };
+            match size {
+                None => return Err(RegistryError::ManifestBlobUnknown(named.digest.clone())),
+                Some(size) if size != named.size => {
+                    let text = format!("{} is {size} bytes long, not {}", named.digest, named.size);
+                    return Err(RegistryError::ManifestInvalid(text));
+                }
+                Some(_) => {}
             }
         }
         Ok(())
@@ -354,6 +355,45 @@ impl Registry {
         let found = tx.unlink_blob(repository, digest).await?;
         tx.commit().await?;
         if found { Ok(()) } else { Err(RegistryError::BlobUnknown(digest.clone())) }
+    }
+
+    /// Gives back the space of what nobody names: files that a crash left without a row, and blobs that no repository
+    /// and no manifest has any more. Only before anything is served, for an upload under way would look the same.
+    pub(crate) async fn sweep(&self) -> Result<usize> {
+        let mut named: HashSet<Digest> = HashSet::new();
+        for (row, _) in self.store.manifests().await? {
+            // A manifest that cannot be read may name anything: then nothing is given back.
+            let read = self.manifest_bytes(&row.digest).await.map_err(|e| e.to_string());
+            let manifest = match read.and_then(|bytes| Manifest::parse(&row.media_type, &bytes)) {
+                Ok(manifest) => manifest,
+                Err(cause) => {
+                    tracing::warn!(digest = %row.digest, "no space is given back, a manifest is damaged: {cause}");
+                    return Ok(0);
+                }
+            };
+            named.extend(manifest.blobs.into_iter().map(|blob| blob.digest));
+            named.insert(row.digest);
+        }
+        let before = clock::now_ms() - KEEP_UNNAMED_MS;
+        for digest in self.store.blobs_without_repository(before).await? {
+            if !named.contains(&digest) {
+                let mut tx = self.store.begin().await?;
+                tx.forget_blob(&digest).await?;
+                tx.commit().await?;
+            }
+        }
+        named.extend(self.store.blobs().await?);
+        let mut swept = 0;
+        let mut files = self.objects.list(Some(&Key::from("blobs/sha256")));
+        while let Some(file) = files.next().await {
+            let location = file?.location;
+            let digest = location.filename().and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
+            if digest.is_none_or(|digest| !named.contains(&digest)) {
+                self.objects.delete(&location).await?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
     }
 
     /// Signs every manifest that is listed but no target: what a crash, or a key that came back, leaves.

@@ -21,6 +21,10 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let signer = Signer::open(&data)?;
     let registry =
         Registry::open(&data, store.clone(), signer.clone(), settings.max_blob_bytes, settings.max_uploads)?;
+    let swept = registry.sweep().await?;
+    if swept > 0 {
+        tracing::info!(swept, "removed files that nobody names");
+    }
     let signed = registry.sign_listed().await?;
     if signed > 0 {
         tracing::info!(signed, "signed artifacts that were not");

@@ -130,7 +130,7 @@ pub(crate) fn server_config(data: &Path) -> anyhow::Result<Arc<ServerConfig>> {
         PrivateKeyDer::from_pem_file(&path).with_context(|| format!("failed to read {}", path.display()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .context("the server's key and certificate do not fit together")?;

@@ -38,7 +38,7 @@ impl Hub {
             .with_problems(problems.lines().collect())
         })?;
         app.name = Some(name.clone());
-        let images = self.pin_images(&mut app, deploy).await?;
+        let images = self.pin_images(&name, &mut app, deploy).await?;
         let document = app.to_canonical_json();
         let digest = self.put_app_artifact(&name, &document).await?;
         let document = String::from_utf8(document).map_err(|e| Error::internal("the app is not UTF-8", e))?;
@@ -73,11 +73,8 @@ impl Hub {
     /// Puts the app's document into the hub's own registry.
     async fn put_app_artifact(&self, name: &AppName, document: &[u8]) -> Result<Digest> {
         let repository = repository(name);
-        let failed = |e| Error::internal("the hub could not store the app", anyhow::Error::new(e));
-        let config =
-            self.registry.put_blob(&repository, Bytes::copy_from_slice(document)).await.map_err(failed)?;
-        let empty =
-            self.registry.put_blob(&repository, Bytes::from_static(EMPTY_JSON)).await.map_err(failed)?;
+        let config = self.registry.put_blob(&repository, Bytes::copy_from_slice(document)).await?;
+        let empty = self.registry.put_blob(&repository, Bytes::from_static(EMPTY_JSON)).await?;
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": oci::MEDIA_TYPE_MANIFEST,
@@ -88,7 +85,7 @@ impl Hub {
         let bytes = Bytes::from(manifest.to_string());
         let tag = Reference::Tag("latest".to_owned());
         let put = self.registry.put_manifest(&repository, &tag, oci::MEDIA_TYPE_MANIFEST, bytes, None).await;
-        Ok(put.map_err(failed)?.0)
+        Ok(put?.0)
     }
 
     /// Takes an app away; its nodes stop it.

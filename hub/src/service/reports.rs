@@ -16,6 +16,11 @@ use crate::{
 /// Most envelopes in one request; a node with more sends them in turns.
 const MAX_ENVELOPES: usize = 256;
 
+/// Longest text of an event that is kept, in bytes: ten thousand a node are.
+const MAX_MESSAGE: usize = 4096;
+/// The same for its name.
+const MAX_REASON: usize = 64;
+
 impl Hub {
     /// Stores what is new of `request` in one transaction; what the answer acknowledges is on disk.
     pub(crate) async fn take_reports(
@@ -79,11 +84,23 @@ impl Hub {
     }
 }
 
+/// Shortens `text` to at most `most` bytes of whole characters.
+fn cut(text: &mut String, most: usize) {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.truncate(end);
+}
+
 /// Stores one report; says whether placement or what is desired may change by it: new facts, a command that ended.
 async fn store(tx: &mut Tx, report: &Report) -> Result<bool> {
     let mut concerns_fleet = false;
     for (position, record) in report.records.iter().enumerate() {
         match record {
+            Record::Event(event) if event.message.len() > MAX_MESSAGE || event.reason.len() > MAX_REASON => {
+                let mut event = event.clone();
+                cut(&mut event.message, MAX_MESSAGE);
+                cut(&mut event.reason, MAX_REASON);
+                tx.insert_event(&report.node, report.sequence, position, &event).await?;
+            }
             Record::Status(status) => tx.set_status(&report.node, status).await?,
             Record::Event(event) => tx.insert_event(&report.node, report.sequence, position, event).await?,
             Record::Facts(facts) => {

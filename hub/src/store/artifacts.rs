@@ -165,6 +165,24 @@ impl Store {
             .collect()
     }
 
+    /// Every blob.
+    pub(crate) async fn blobs(&self) -> Result<Vec<Digest>> {
+        let rows = sqlx::query("SELECT digest FROM blob").fetch_all(&self.readers).await?;
+        rows.iter().map(|row| parse_id("digest", row.try_get("digest")?)).collect()
+    }
+
+    /// Blobs older than `before` that no repository has.
+    pub(crate) async fn blobs_without_repository(&self, before: i64) -> Result<Vec<Digest>> {
+        let rows = sqlx::query(
+            "SELECT digest FROM blob b WHERE created_at < $1
+             AND NOT EXISTS (SELECT 1 FROM repository_blob WHERE digest = b.digest)",
+        )
+        .bind(before)
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| parse_id("digest", row.try_get("digest")?)).collect()
+    }
+
     /// How many blobs there are and how long they are together.
     pub(crate) async fn blob_totals(&self) -> Result<(u64, u64)> {
         let row = sqlx::query("SELECT COUNT(*) AS n, COALESCE(SUM(size), 0) AS bytes FROM blob")
@@ -190,6 +208,12 @@ impl Tx {
             .execute(&mut *self.0)
             .await?;
         self.link_blob(repository, digest).await
+    }
+
+    /// Takes a blob that nobody names out of the index.
+    pub(crate) async fn forget_blob(&mut self, digest: &Digest) -> Result<()> {
+        sqlx::query("DELETE FROM blob WHERE digest = $1").bind(digest.as_str()).execute(&mut *self.0).await?;
+        Ok(())
     }
 
     /// Puts a blob that the hub has into one repository more.

@@ -13,6 +13,9 @@ use crate::clock;
 /// Events that are kept of each node; older ones go.
 const EVENTS_PER_NODE: i64 = 10_000;
 
+/// Characters that are kept of one command's output; the rest is dropped, but for the last piece's word that it ended.
+const OUTPUT_PER_COMMAND: i64 = 16 << 20;
+
 fn severity_text(severity: Severity) -> &'static str {
     match severity {
         Severity::Info => "info",
@@ -108,12 +111,18 @@ impl Tx {
         if known.is_none() {
             return Ok(false);
         }
+        let row =
+            sqlx::query("SELECT COALESCE(SUM(LENGTH(text)), 0) AS n FROM command_output WHERE command = $1")
+                .bind(&output.command)
+                .fetch_one(&mut *self.0)
+                .await?;
+        let full = row.try_get::<i64, _>("n")? > OUTPUT_PER_COMMAND;
         sqlx::query(
             "INSERT INTO command_output (command, chunk, text, last) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
         )
         .bind(&output.command)
         .bind(i64::from(output.chunk))
-        .bind(&output.text)
+        .bind(if full { "" } else { output.text.as_str() })
         .bind(output.exit_code.is_some())
         .execute(&mut *self.0)
         .await?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cairn_model::{
-    Digest,
+    Digest, oci,
     report::{CommandOutput, Health, NodeStatus, Record, WorkloadState, WorkloadStatus},
 };
 use cairn_trust::node::{Bundle, Update};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     harness::{Hub, PATIENCE, refused},
     node::Node,
-    push::push_image,
+    push::{manifest_of, push_blob, push_image, put_manifest},
 };
 
 pub const COMPOSE: &str = "services:\n  web:\n    image: demo/web:1\n    ports: [\"8080:80\"]\n";
@@ -73,6 +73,41 @@ async fn a_deploy_reaches_the_node_signed_pinned_and_whole() {
     refused(&hub.api(Method::GET, "/apps/shop", None).await, 404, "not-found");
 }
 
+/// An image whose config sets no command.
+async fn push_bare_image(hub: &Hub) {
+    let (config, layer) =
+        (push_blob(hub, "demo/bare", b"{}".to_vec()).await, push_blob(hub, "demo/bare", b"x".to_vec()).await);
+    let manifest = manifest_of((&config, 2), (&layer, 1), json!({}));
+    let path = "/v2/demo/bare/manifests/1";
+    let response = put_manifest(hub, path, oci::MEDIA_TYPE_MANIFEST, &manifest).await;
+    assert_eq!(response.status(), StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn an_image_index_is_pinned_to_the_manifest_of_the_platform() {
+    let hub = Hub::start();
+    let mut entries = Vec::new();
+    for arch in ["arm64", "amd64"] {
+        let digest = push_image(&hub, "demo/web", arch, arch).await;
+        let response = hub.ask(Method::HEAD, &format!("/v2/demo/web/manifests/{arch}")).send().await.unwrap();
+        let size: u64 = response.headers()["content-length"].to_str().unwrap().parse().unwrap();
+        entries.push(json!({
+            "mediaType": oci::MEDIA_TYPE_MANIFEST, "digest": digest, "size": size,
+            "platform": {"os": "linux", "architecture": arch},
+        }));
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": oci::MEDIA_TYPE_INDEX, "manifests": entries});
+    let response = put_manifest(&hub, "/v2/demo/web/manifests/1", oci::MEDIA_TYPE_INDEX, &index).await;
+    assert_eq!(response.status(), StatusCode::CREATED);
+    let summary = hub.deploy("shop", COMPOSE).await.1;
+    assert_eq!(summary["services"]["web"], entries[1]["digest"]);
+    let other = format!("{COMPOSE}    platform: linux/arm64\n");
+    assert_eq!(hub.deploy("shop", &other).await.1["services"]["web"], entries[0]["digest"]);
+    let in_use = hub
+        .ask(Method::DELETE, &format!("/v2/demo/web/manifests/{}", entries[0]["digest"].as_str().unwrap()));
+    assert_eq!(in_use.send().await.unwrap().status(), StatusCode::FORBIDDEN, "an app runs it");
+}
+
 #[tokio::test]
 async fn refuses_bad_compose_files_with_line_cause_and_cure() {
     let hub = Hub::start();
@@ -96,6 +131,16 @@ async fn refuses_bad_compose_files_with_line_cause_and_cure() {
     )
     .await;
     check(&format!("{web}    platform: wasi/wasm\n"), "image-unknown", "not a wasm artifact").await;
+    let bare = "services:\n  web:\n    image: demo/bare:1\n";
+    push_bare_image(&hub).await;
+    check(
+        bare,
+        "compose-refused",
+        "compose.yaml:3:12: services.web.image: service web has nothing to execute",
+    )
+    .await;
+    assert_eq!(hub.deploy("bare", &format!("{bare}    command: [/run]\n")).await.0, StatusCode::OK);
+    assert_eq!(hub.api(Method::DELETE, "/apps/bare", None).await.0, StatusCode::NO_CONTENT);
     check("x: &a [*a, *a]", "compose-refused", "compose.yaml:1").await;
     assert_eq!(hub.get("/apps").await, json!([]));
     refused(&hub.deploy("Not-A-Name", web).await, 400, "malformed");

@@ -124,6 +124,19 @@ impl Hub {
         self.http = client(&self.folder.data);
     }
 
+    /// Starts the hub and kills it `after` that long, wherever it is then.
+    pub fn start_and_kill(&self, after: Duration) {
+        let mut child = binary()
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(&self.folder.data)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(after);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     pub fn pid(&self) -> i32 {
         self.process.child.id().cast_signed()
     }

@@ -1,5 +1,7 @@
 //! The hub as it ships: the real binary on loopback, over real TLS, with nodes that really verify.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 mod crash;
 mod deploy;
 mod enrol;

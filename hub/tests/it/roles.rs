@@ -32,7 +32,7 @@ async fn roles_are_enforced_on_every_route() {
     for (path, operations) in document["paths"].as_object().unwrap() {
         for (method, operation) in operations.as_object().unwrap() {
             let method: Method = method.to_uppercase().parse().unwrap();
-            let path = path.replace('{', "").replace('}', "");
+            let path = path.replace(['{', '}'], "");
             let anonymous =
                 hub.http.request(method.clone(), format!("{}{path}", hub.url)).send().await.unwrap();
             refused(&answer(anonymous).await, 401, "unauthenticated");

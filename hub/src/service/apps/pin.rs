@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use cairn_model::{
-    Digest, ServiceName,
+    AppName, Digest, ServiceName,
     api::Deploy,
     compose::{App, Arch, ImageRef, Platform, Service},
+    desired::DesiredApp,
     oci,
+    resolve::{ImageConfig, resolve},
 };
 
 use super::super::Hub;
 use crate::{
     error::{Error, Kind, Result},
-    registry::{Manifest, Reference},
+    registry::{Manifest, Reference, RegistryError},
+    sign,
     store::ManifestRow,
 };
 
@@ -22,34 +25,77 @@ type Refusal = (String, &'static str);
 const CURE_PUSH: &str = "push it with `skopeo copy SOURCE docker://HUB/NAME:TAG` or `cairn artifact push`, or mend the name (`cairn artifact ls`)";
 
 impl Hub {
-    /// Pins every service of `app` to the manifest that nodes shall run.
+    /// Pins every service of `app` to the manifest that nodes shall run, and makes sure that nodes can resolve it.
     pub(super) async fn pin_images(
         &self,
+        name: &AppName,
         app: &mut App,
         deploy: &Deploy,
     ) -> Result<BTreeMap<ServiceName, Digest>> {
         let mut images = BTreeMap::new();
+        let mut configs = BTreeMap::new();
+        let mut written = BTreeMap::new();
         let mut problems = Vec::new();
-        for (name, service) in &mut app.services {
-            match self.platform_manifest(service).await? {
-                Ok(digest) => {
+        for (service_name, service) in &mut app.services {
+            let image = service.image.to_string();
+            let pinned = match self.platform_manifest(service).await? {
+                Ok(digest) => self.image_config(service, &digest).await?.map(|config| (digest, config)),
+                Err(refusal) => Err(refusal),
+            };
+            match pinned {
+                Ok((digest, config)) => {
                     service.pin(digest.clone());
-                    images.insert(name.clone(), digest);
+                    configs.extend(config.map(|config| (digest.clone(), config)));
+                    images.insert(service_name.clone(), digest);
                 }
                 Err((cause, cure)) => {
-                    let (line, column) = place_of_image(&deploy.compose, name, &service.image.to_string());
-                    problems.push(format!(
-                        "{}:{line}:{column}: services.{name}.image: {cause}; {cure}",
-                        deploy.file
-                    ));
+                    problems.push(problem(deploy, service_name, &image, &format!("{cause}; {cure}")));
                 }
+            }
+            written.insert(service_name.clone(), image);
+        }
+        if !problems.is_empty() {
+            let text =
+                format!("{} names images that cannot be run; mend what the problems name", deploy.file);
+            return Err(Error::new(Kind::ImageUnknown, text).with_problems(problems));
+        }
+        // With the node's own function: what a node would refuse is refused here, before it gets there.
+        for (service_name, image) in &written {
+            let services = [(service_name.clone(), vec![0])].into();
+            let desired = DesiredApp { app: Digest::of(b""), services };
+            if let Err(error) = resolve(name, app, &desired, &configs) {
+                problems.push(problem(deploy, service_name, image, &error.to_string()));
             }
         }
         if problems.is_empty() {
             return Ok(images);
         }
-        let text = format!("{} names images that cannot be run; mend what the problems name", deploy.file);
-        Err(Error::new(Kind::ImageUnknown, text).with_problems(problems))
+        let text = format!("{} is refused; mend what the problems name", deploy.file);
+        Err(Error::new(Kind::ComposeRefused, text).with_problems(problems))
+    }
+
+    /// The config of a container image; a wasm artifact has none that matters.
+    async fn image_config(
+        &self,
+        service: &Service,
+        digest: &Digest,
+    ) -> Result<std::result::Result<Option<ImageConfig>, Refusal>> {
+        if service.platform == Platform::Wasm {
+            return Ok(Ok(None));
+        }
+        let row = self.store.manifest(digest).await?;
+        let row = row.ok_or_else(|| Error::internal("a manifest went away", anyhow::anyhow!("{digest}")))?;
+        let manifest = self.read_manifest(&row).await?;
+        let Some(config) = manifest.blobs.first() else { return Ok(Ok(None)) };
+        let parsed = match self.registry.small_blob(&config.digest, oci::MAX_MANIFEST_BYTES).await {
+            Ok(bytes) => ImageConfig::parse(&bytes).map_err(|e| sign::chain(&e)),
+            Err(RegistryError::TooLarge { limit }) => Err(format!("larger than {limit} bytes")),
+            Err(e) => return Err(e.into()),
+        };
+        Ok(parsed.map(Some).map_err(|cause| {
+            let cause = format!("the config of image {} cannot be read: {cause}", service.image);
+            (cause, "build and push the image again")
+        }))
     }
 
     async fn platform_manifest(&self, service: &Service) -> Result<std::result::Result<Digest, Refusal>> {
@@ -80,16 +126,15 @@ impl Hub {
         };
         match self.registry.find_manifest(&image.repository, &reference).await {
             Ok(row) => Ok(Some(row)),
-            Err(crate::registry::RegistryError::ManifestUnknown(_)) => Ok(None),
-            Err(e) => Err(Error::internal("the hub could not look an image up", anyhow::Error::new(e))),
+            Err(RegistryError::ManifestUnknown(_)) => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
 
     async fn read_manifest(&self, row: &ManifestRow) -> Result<Manifest> {
-        let failed = |e| Error::internal("the hub could not read a manifest", e);
-        let bytes =
-            self.registry.manifest_bytes(&row.digest).await.map_err(|e| failed(anyhow::Error::new(e)))?;
-        Manifest::parse(&row.media_type, &bytes).map_err(|e| failed(anyhow::anyhow!(e)))
+        let bytes = self.registry.manifest_bytes(&row.digest).await?;
+        Manifest::parse(&row.media_type, &bytes)
+            .map_err(|e| Error::internal("the hub could not read a manifest", anyhow::anyhow!(e)))
     }
 }
 
@@ -120,6 +165,12 @@ fn check_kind(service: &Service, image: &ImageRef, manifest: &Manifest) -> std::
             Ok(())
         }
     }
+}
+
+/// A line of the refusal: `file:line:column: key: cause; cure`.
+fn problem(deploy: &Deploy, service: &ServiceName, image: &str, text: &str) -> String {
+    let (line, column) = place_of_image(&deploy.compose, service, image);
+    format!("{}:{line}:{column}: services.{service}.image: {text}", deploy.file)
 }
 
 /// Where the file names `image` for `service`: line and column from 1. The parser knows, but keeps it for itself; the
