@@ -87,7 +87,7 @@ pub(crate) enum RegistryError {
     Denied(String),
     /// The client stopped sending.
     #[error("the client stopped sending")]
-    Body(#[source] axum::Error),
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The client sent nothing for too long.
     #[error("nothing came for {} seconds", .0.as_secs())]
     Stalled(Duration),
@@ -150,7 +150,7 @@ impl Registry {
         }
         let objects: Arc<dyn ObjectStore> =
             Arc::new(LocalFileSystem::new_with_prefix(data)?.with_fsync(true));
-        let uploads = Uploads::new(Arc::clone(&objects), max_blob, max_uploads);
+        let uploads = Uploads::new(Arc::clone(&objects), max_blob, max_uploads, upload::STALL);
         Ok(Self { objects, store, signer, uploads })
     }
 

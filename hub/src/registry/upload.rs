@@ -6,14 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::body::{Body, BodyDataStream};
+use bytes::Bytes;
 use cairn_model::Digest;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, path::Path as Key};
 use sha2::{Digest as _, Sha256};
 
 use super::{RegistryError, Result};
 use crate::secret;
+
+#[cfg(test)]
+mod tests;
 
 /// The prefix of staging objects.
 pub(super) const STAGING: &str = "uploads";
@@ -22,7 +25,7 @@ pub(super) const STAGING: &str = "uploads";
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// A client that sends nothing for so long is let go; it may come back with the next chunk.
-const STALL: Duration = Duration::from_secs(60);
+pub(super) const STALL: Duration = Duration::from_secs(60);
 
 /// An upload that nobody touched for so long is dropped.
 pub(crate) const ABANDONED: Duration = Duration::from_secs(24 * 3600);
@@ -35,6 +38,7 @@ struct Table {
     objects: Arc<dyn ObjectStore>,
     max_blob: u64,
     max_uploads: usize,
+    stall: Duration,
     // Held for look-ups only, never across an await.
     sessions: Mutex<HashMap<String, Slot>>,
 }
@@ -70,8 +74,13 @@ pub(crate) struct Lease {
 }
 
 impl Uploads {
-    pub(super) fn new(objects: Arc<dyn ObjectStore>, max_blob: u64, max_uploads: usize) -> Self {
-        Self(Arc::new(Table { objects, max_blob, max_uploads, sessions: Mutex::default() }))
+    pub(super) fn new(
+        objects: Arc<dyn ObjectStore>,
+        max_blob: u64,
+        max_uploads: usize,
+        stall: Duration,
+    ) -> Self {
+        Self(Arc::new(Table { objects, max_blob, max_uploads, stall, sessions: Mutex::default() }))
     }
 
     /// Starts an upload into `repository`.
@@ -160,13 +169,16 @@ impl Lease {
     }
 
     /// Takes in a request's body. What came before an error stays.
-    pub(crate) async fn receive(&mut self, body: Body) -> Result<()> {
-        let limit = self.table.max_blob;
-        let mut stream: BodyDataStream = body.into_data_stream();
+    pub(crate) async fn receive<S, E>(&mut self, mut stream: S) -> Result<()>
+    where
+        S: Stream<Item = std::result::Result<Bytes, E>> + Unpin,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let (limit, stall) = (self.table.max_blob, self.table.stall);
         loop {
-            let next = tokio::time::timeout(STALL, stream.next()).await;
-            let Some(chunk) = next.map_err(|_| RegistryError::Stalled(STALL))? else { return Ok(()) };
-            let chunk = chunk.map_err(RegistryError::Body)?;
+            let next = tokio::time::timeout(stall, stream.next()).await;
+            let Some(chunk) = next.map_err(|_| RegistryError::Stalled(stall))? else { return Ok(()) };
+            let chunk = chunk.map_err(|e| RegistryError::Body(Box::new(e)))?;
             let session = self.session.as_mut().ok_or(RegistryError::UploadUnknown)?;
             if session.size + chunk.len() as u64 > limit {
                 return Err(RegistryError::TooLarge { limit });

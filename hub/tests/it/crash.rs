@@ -19,7 +19,7 @@ use crate::{
 const ROUNDS: u64 = 100;
 
 /// Longest life of a hub in milliseconds.
-const LIFE_MS: u64 = 120;
+const LIFE_MS: u64 = 200;
 
 /// About how long a start takes, in milliseconds.
 const START_MS: u64 = 60;

@@ -24,7 +24,7 @@ pub(super) async fn start(ask: &Ask<'_>, body: Body) -> Result<Response> {
         let status = upload.status();
         return Ok(accepted(ask, &status, StatusCode::ACCEPTED));
     };
-    if let Err(error) = upload.receive(body).await {
+    if let Err(error) = upload.receive(body.into_data_stream()).await {
         // Nobody knows this upload's id: it cannot be gone on with.
         let _ = upload.cancel().await;
         return Err(error.into());
@@ -39,7 +39,7 @@ pub(super) async fn patch(ask: &Ask<'_>, id: &str, body: Body) -> Result<Respons
     if let Some(range) = text(ask.headers, header::CONTENT_RANGE) {
         upload.ensure_at(chunk_start(range)?)?;
     }
-    upload.receive(body).await?;
+    upload.receive(body.into_data_stream()).await?;
     let status = upload.status();
     Ok(accepted(ask, &status, StatusCode::ACCEPTED))
 }
@@ -51,7 +51,7 @@ pub(super) async fn finish(ask: &Ask<'_>, id: &str, body: Body) -> Result<Respon
     if let Some(range) = text(ask.headers, header::CONTENT_RANGE) {
         upload.ensure_at(chunk_start(range)?)?;
     }
-    upload.receive(body).await?;
+    upload.receive(body.into_data_stream()).await?;
     let digest = ask.hub.registry.finish_upload(ask.repository, upload, wanted).await?;
     Ok(created(ask, &digest))
 }

@@ -1,0 +1,86 @@
+//! Uploads without HTTP: bounds, half-written ones, and what becomes of those that nobody goes on with.
+
+use futures_util::stream;
+use object_store::memory::InMemory;
+
+use super::*;
+
+fn uploads(max_blob: u64, max_uploads: usize) -> (Uploads, Arc<InMemory>) {
+    let objects = Arc::new(InMemory::new());
+    (
+        Uploads::new(
+            Arc::clone(&objects) as Arc<dyn ObjectStore>,
+            max_blob,
+            max_uploads,
+            Duration::from_millis(20),
+        ),
+        objects,
+    )
+}
+
+fn chunks(parts: &[&'static str]) -> impl Stream<Item = std::io::Result<Bytes>> + Unpin {
+    let parts: Vec<_> = parts.iter().map(|part| Ok(Bytes::from_static(part.as_bytes()))).collect();
+    stream::iter(parts)
+}
+
+#[tokio::test]
+async fn a_cut_request_keeps_what_came_and_gives_the_upload_back() {
+    let (uploads, objects) = uploads(100, 10);
+    let id = uploads.start("a").await.unwrap().status().id;
+    let mut lease = uploads.take("a", &id).unwrap();
+    assert!(matches!(uploads.take("a", &id), Err(RegistryError::UploadUnknown)), "one request at a time");
+    assert!(matches!(uploads.take("b", &id), Err(RegistryError::UploadUnknown)), "of its own repository");
+    let cut = stream::iter([Ok(Bytes::from_static(b"hel")), Err(std::io::Error::other("gone"))]);
+    assert!(matches!(lease.receive(cut).await, Err(RegistryError::Body(_))));
+    drop(lease);
+    assert_eq!(uploads.status("a", &id).unwrap().size, 3);
+    let mut lease = uploads.take("a", &id).unwrap();
+    assert!(matches!(lease.ensure_at(2), Err(RegistryError::OutOfOrder { got: 2, at: 3 })));
+    lease.receive(chunks(&["lo", ""])).await.unwrap();
+    let (key, size) = lease.finish(&Digest::of(b"hello")).await.unwrap();
+    assert_eq!(
+        (size, objects.get(&key).await.unwrap().bytes().await.unwrap()),
+        (5, Bytes::from_static(b"hello"))
+    );
+    assert_eq!(uploads.count(), 0);
+}
+
+#[tokio::test]
+async fn bounds_hold_for_bytes_and_for_uploads() {
+    let (uploads, objects) = uploads(4, 2);
+    let mut lease = uploads.start("a").await.unwrap();
+    assert!(matches!(lease.receive(chunks(&["1234", "5"])).await, Err(RegistryError::TooLarge { limit: 4 })));
+    let _second = uploads.start("a").await.unwrap();
+    assert!(matches!(uploads.start("a").await, Err(RegistryError::TooManyUploads(2))));
+    lease.cancel().await.unwrap();
+    let mut third = uploads.start("a").await.unwrap();
+    third.receive(chunks(&["abc"])).await.unwrap();
+    let wrong = third.finish(&Digest::of(b"abd")).await;
+    assert!(matches!(wrong, Err(RegistryError::DigestMismatch { .. })));
+    assert_eq!(objects.list(None).count().await, 0, "nothing half-written has a name");
+}
+
+#[tokio::test]
+async fn what_nobody_goes_on_with_is_dropped_after_a_day() {
+    let (uploads, _) = uploads(100, 10);
+    let id = uploads.start("a").await.unwrap().status().id;
+    let held = uploads.start("a").await.unwrap();
+    let now = Instant::now();
+    assert_eq!(uploads.drop_abandoned(now).await, 0);
+    assert_eq!(
+        uploads.drop_abandoned(now + ABANDONED + Duration::from_secs(60)).await,
+        1,
+        "not the one in use"
+    );
+    assert!(matches!(uploads.status("a", &id), Err(RegistryError::UploadUnknown)));
+    drop(held);
+    assert_eq!(uploads.count(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_nothing_is_let_go() {
+    let (uploads, _) = uploads(100, 10);
+    let mut lease = uploads.start("a").await.unwrap();
+    let silence = stream::pending::<std::io::Result<Bytes>>();
+    assert!(matches!(lease.receive(silence).await, Err(RegistryError::Stalled(_))));
+}
