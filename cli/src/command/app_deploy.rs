@@ -81,14 +81,18 @@ async fn wait(client: &Client, name: &AppName, deadline: Instant) -> Result<AppS
 
 /// What is still waited for; nothing once all is as it should be.
 fn missing(status: &AppStatus, nodes: &[Node]) -> Option<String> {
+    // What waits for a signature or a place is not in the replicas: they may all be of the version before.
+    if let Some(problem) = status.summary.problems.first() {
+        return Some(problem.clone());
+    }
     if status.replicas.is_empty() {
-        return Some("no node to run on".into());
+        return Some("no replica is placed on any node".into());
     }
     for replica in &status.replicas {
         let place = format!("{} on {}", replica.service, replica.hostname);
-        let node = nodes.iter().find(|node| node.id == replica.node)?;
-        let applied = node.status.as_ref().map_or(0, |status| status.generation);
-        if applied < node.desired_generation {
+        let node = nodes.iter().find(|node| node.id == replica.node);
+        let applied = node.and_then(|node| Some(node.status.as_ref()?.generation >= node.desired_generation));
+        if applied != Some(true) {
             return Some(format!("{} has not applied it yet", replica.hostname));
         }
         let Some(workload) = &replica.status else { return Some(format!("{place} is not reported yet")) };
@@ -108,7 +112,7 @@ fn missing(status: &AppStatus, nodes: &[Node]) -> Option<String> {
 }
 
 fn timed_out(name: &AppName, status: &AppStatus, missing: &str) -> Failure {
-    let mut problems = status.summary.problems.clone();
+    let mut problems: Vec<_> = status.summary.problems.iter().skip(1).cloned().collect();
     for replica in &status.replicas {
         if let Some(detail) = replica.status.as_ref().and_then(|status| status.detail.as_ref()) {
             problems.push(format!("{} on {}: {detail}", replica.service, replica.hostname));

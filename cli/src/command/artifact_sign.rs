@@ -39,10 +39,17 @@ pub(super) async fn run(client: &Client, args: ArtifactSign) -> Result<(), Failu
     let repository = verified(client, &folder, args.root.as_deref()).await?;
     require_role(&repository, &key, &args.key)?;
 
-    let unsigned = client.raw(&["api", "v1", "artifacts", "unsigned-targets"], MAX_TARGETS_BYTES).await?;
+    const DONE: &str = "nothing to sign: all artifacts are signed\n";
+    let unsigned = match client.raw(&["api", "v1", "artifacts", "unsigned-targets"], MAX_TARGETS_BYTES).await
+    {
+        Ok(unsigned) => unsigned,
+        // The hub has nothing to propose.
+        Err(failure) if failure.kind == Kind::NotFound => return screen::print(DONE),
+        Err(failure) => return Err(failure),
+    };
     let proposal = judge(&repository, &unsigned)?;
     if proposal.added.is_empty() {
-        return screen::print("nothing to sign: all artifacts are signed\n");
+        return screen::print(DONE);
     }
     screen::print(&render::list(Format::Table, &proposal.added, Timestamp::now())?)?;
     screen::note(&format!(

@@ -112,6 +112,21 @@ fn waiting_ends_when_the_node_has_applied_it_and_it_is_healthy() {
 }
 
 #[test]
+fn waiting_is_not_over_while_the_new_version_waits_for_a_signature() {
+    let hub = Hub::new();
+    hub.on("PUT /api/v1/apps/shop", 200, summary(1));
+    // What runs and is healthy is the version before.
+    let mut unsigned = status("running", "healthy");
+    unsigned["problems"] = json!(["version 2 waits for a signature; run `cairn artifact sign`"]);
+    hub.on("GET /api/v1/apps/shop", 200, unsigned);
+    hub.on("GET /api/v1/nodes", 200, nodes(3));
+    let user = User::of(&hub.url());
+    user.file("compose.yaml", COMPOSE);
+    user.run(&["app", "deploy", "compose.yaml", "--wait", "--timeout", "1s"])
+        .fails(7, &["version 2 waits for a signature; run `cairn artifact sign`"]);
+}
+
+#[test]
 fn waiting_in_vain_says_what_for() {
     let hub = Hub::new();
     hub.on("PUT /api/v1/apps/shop", 200, summary(0));

@@ -85,6 +85,13 @@ fn what_is_signed_is_shown_and_the_hub_can_publish_it() {
 }
 
 #[test]
+fn a_hub_that_has_nothing_to_sign_is_no_failure() {
+    let offline = Offline::new();
+    let said = offline.user.run(&["artifact", "sign", "--key", &offline.key]).ok();
+    assert_eq!(said, "nothing to sign: all artifacts are signed\n");
+}
+
+#[test]
 fn nothing_is_signed_unasked() {
     let offline = Offline::new();
     offline.propose(|_| ());
