@@ -22,6 +22,16 @@ pub(crate) enum Command {
     Cleanup(Cleanup),
     /// Runs a command inside the running container and exits with its code.
     Exec(Exec),
+    /// Measures starts against crun and runc; prints JSON.
+    #[command(hide = true)]
+    Bench(Bench),
+}
+
+#[derive(Args)]
+pub(crate) struct Bench {
+    /// How often each is measured.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) rounds: usize,
 }
 
 #[derive(Args)]

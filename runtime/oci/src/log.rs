@@ -14,20 +14,19 @@ use tracing::{
     span,
 };
 
-/// Prints causes to stderr; spans are of no interest.
-struct FirstError {
-    main: u32,
-    /// The process that has spoken.
-    spoken: AtomicU32,
-}
+/// The process that prints its own errors.
+static MAIN: AtomicU32 = AtomicU32::new(0);
+/// The process that has told its cause.
+static SPOKEN: AtomicU32 = AtomicU32::new(0);
 
-/// Call once, at the start.
+/// Prints causes to stderr; spans are of no interest.
+struct FirstError;
+
+/// Call it at the start, and after a fork in the process that goes on as the main one.
 pub(crate) fn install() {
-    // It fails where one is installed already, which nobody else does.
-    let _ = tracing::subscriber::set_global_default(FirstError {
-        main: process::id(),
-        spoken: AtomicU32::new(0),
-    });
+    MAIN.store(process::id(), Ordering::Relaxed);
+    // It fails where it is installed already: then the process id was all that there was to do.
+    let _ = tracing::subscriber::set_global_default(FirstError);
 }
 
 impl Subscriber for FirstError {
@@ -37,7 +36,7 @@ impl Subscriber for FirstError {
 
     fn event(&self, event: &Event<'_>) {
         let own = process::id();
-        if own == self.main || self.spoken.swap(own, Ordering::Relaxed) == own {
+        if own == MAIN.load(Ordering::Relaxed) || SPOKEN.swap(own, Ordering::Relaxed) == own {
             return;
         }
         let mut text = Text(String::new());

@@ -10,8 +10,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// Takes signals out of their default handling; call it after the container's process was made (it would inherit the
-/// mask) and before it is told to start.
+/// Takes signals out of their default handling, until they are waited for or the mask is reset.
 pub(crate) fn block_signals() -> Result<SigSet> {
     let mut signals = SigSet::all();
     // Faults of our own must still end us.

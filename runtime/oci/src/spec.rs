@@ -57,7 +57,7 @@ pub(crate) fn build(
     // Limits and device rules are the unit's: an empty set of resources would make libcontainer write its own.
     linux.set_resources(None);
     SpecBuilder::default()
-        .version("1.2.0")
+        .version("1.0.2")
         .hostname(workload.hostname.clone())
         .root(
             RootBuilder::default()

@@ -17,9 +17,8 @@ fn cleanup_without_a_run_is_fine_twice() {
 fn cleanup_after_kill_at_every_step() {
     for step in STEPS {
         let replica = Replica::of_command(&["/bin/sleep", "1000"]);
-        let mut run = replica.start_until(step);
-        run.kill().unwrap();
-        run.wait().unwrap();
+        let run = replica.start_until(step);
+        run.kill();
         replica.cleanup().ok();
         replica.assert_nothing_left();
         replica.cleanup().ok();
@@ -29,11 +28,10 @@ fn cleanup_after_kill_at_every_step() {
 #[test]
 fn cleanup_kills_a_running_container_whose_shim_was_killed() {
     let replica = Replica::of_command(&["/bin/sh", "-c", "trap '' TERM; sleep 1000 & wait; sleep 1000"]);
-    let mut shim = replica.start();
+    let shim = replica.start();
     let pid = replica.exec(&["sh", "-c", "echo running"]).ok();
     assert_eq!(pid, "running\n");
-    shim.kill().unwrap();
-    shim.wait().unwrap();
+    shim.kill();
     assert_eq!(replica.exec(&["true"]).code, Some(0), "the container died with the shim");
     replica.cleanup().ok();
     replica.assert_nothing_left();
@@ -42,9 +40,8 @@ fn cleanup_kills_a_running_container_whose_shim_was_killed() {
 #[test]
 fn next_run_replaces_what_a_killed_one_left() {
     let mut replica = Replica::of_command(&["/bin/sleep", "1000"]);
-    let mut shim = replica.start();
-    shim.kill().unwrap();
-    shim.wait().unwrap();
+    let shim = replica.start();
+    shim.kill();
     replica.workload.args = vec!["/bin/echo".to_owned(), "again".to_owned()];
     assert_eq!(replica.run().ok(), "again\n");
     replica.assert_nothing_left();

@@ -28,7 +28,7 @@ fn command_that_outlives_its_timeout_is_killed() {
     let mut command = replica.command("exec");
     command.args(["--timeout", "1", "--", "sh", "-c", "sleep 777 & wait"]);
     assert_eq!(command.status().unwrap().code(), Some(124));
-    let left = replica.exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | grep -c 77'7'"]);
+    let left = replica.exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | grep -c '77[7]'"]);
     assert_eq!(left.stdout.trim(), "0", "its child is left");
 }
 

@@ -1,4 +1,5 @@
 //! The program as cairnd runs it, against the real kernel. Needs root, overlayfs, and the static busybox.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cleanup;
 mod exec;

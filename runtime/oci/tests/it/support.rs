@@ -10,6 +10,7 @@ use std::{
 };
 
 use cairn_model::workload::{Mount, Network, OciWorkload};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Generous: a loaded CI machine must not fail a test that only waits.
@@ -95,26 +96,31 @@ impl Replica {
     }
 
     /// Starts, and waits until `marker` (a file in the container's run folder) is there.
-    pub fn start_until(&self, marker: &str) -> Child {
+    pub fn start_until(&self, marker: &str) -> Started {
         let path = self.container_dir().join(marker);
         self.start_and_wait(&format!("{}", path.display()), || path.exists())
     }
 
     /// Starts, and waits until commands can be run inside.
-    pub fn start(&self) -> Child {
+    pub fn start(&self) -> Started {
         let state = self.container_dir().join("state").join(&self.workload.id).join("state.json");
         let runs = || fs::read_to_string(&state).is_ok_and(|text| text.contains("\"running\""));
         self.start_and_wait("the container to run", runs)
     }
 
-    fn start_and_wait(&self, what: &str, mut condition: impl FnMut() -> bool) -> Child {
-        let mut child = self.command("run").stdout(Stdio::null()).spawn().unwrap();
+    fn start_and_wait(&self, what: &str, mut condition: impl FnMut() -> bool) -> Started {
+        let mut started = Started::new(self.command("run").stdout(Stdio::null()));
         wait_for(what, || {
-            let ended = child.try_wait().unwrap();
+            let ended = started.0.try_wait().unwrap();
             assert!(ended.is_none(), "it ended ({ended:?}) before {what}");
             condition()
         });
-        child
+        started
+    }
+
+    /// Waits until the workload has made `file`.
+    pub fn wait_inside(&self, file: &str) {
+        wait_for(file, || self.exec(&["test", "-e", file]).code == Some(0));
     }
 
     pub fn exec(&self, argv: &[&str]) -> Finished {
@@ -131,9 +137,8 @@ impl Replica {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let run_dir = self.workload.run_dir.to_str().unwrap();
         assert!(!mounts.contains(run_dir), "a mount below {run_dir} is left");
-        for cgroup in cgroups_of(&self.workload.id) {
-            panic!("cgroup {} is left", cgroup.display());
-        }
+        let cgroups = cgroups_of(&self.workload.id);
+        assert!(cgroups.is_empty(), "{cgroups:?} are left");
     }
 }
 
@@ -165,6 +170,42 @@ impl Finished {
     pub fn refused(self) -> String {
         assert_eq!(self.code, Some(125), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self.stderr
+    }
+}
+
+/// A runtime that was started; killed where a test leaves it running.
+pub struct Started(Child);
+
+impl Started {
+    pub fn new(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id() as i32)
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// The exit code of what must end now.
+    pub fn ends(mut self) -> Option<i32> {
+        let mut status = None;
+        wait_for("the runtime to end", || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
