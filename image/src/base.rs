@@ -34,10 +34,9 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 /// Mount points and the like. What services need of /var before it is mounted lies below the mount point too.
-const FOLDERS: [(&str, u32); 16] = [
+const FOLDERS: [(&str, u32); 15] = [
     ("boot", 0o755),
     ("dev", 0o755),
-    ("efi", 0o700),
     ("etc", 0o755),
     ("mnt", 0o755),
     ("opt", 0o755),

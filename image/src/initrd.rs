@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result};
 
+use crate::modules::LATER;
+
 /// Compression level; the archive is small and built once.
 const LEVEL: i32 = 19;
 
@@ -21,7 +23,8 @@ pub fn build(
     files: Vec<(String, Vec<u8>)>,
     epoch: u64,
 ) -> Result<Vec<u8>> {
-    let list: String = modules.iter().map(|(name, _)| format!("/m/{name}.ko\n")).collect();
+    let line = |name: &str| if name == LATER { format!("{LATER}\n") } else { format!("/m/{name}.ko\n") };
+    let list: String = modules.iter().map(|(name, _)| line(name)).collect();
     let mut entries = vec![
         Entry::Folder("dev"),
         Entry::Folder("m"),
@@ -31,9 +34,8 @@ pub fn build(
         Entry::File("init".into(), 0o755, init.to_vec()),
         Entry::File("modules.list".into(), 0o644, list.into_bytes()),
     ];
-    entries.extend(
-        modules.into_iter().map(|(name, content)| Entry::File(format!("m/{name}.ko"), 0o644, content)),
-    );
+    let loaded = modules.into_iter().filter(|(name, _)| name != LATER);
+    entries.extend(loaded.map(|(name, content)| Entry::File(format!("m/{name}.ko"), 0o644, content)));
     entries.extend(files.into_iter().map(|(name, content)| Entry::File(name, 0o644, content)));
     let archive = cpio(&entries, epoch)?;
     zstd::bulk::compress(&archive, LEVEL).context("failed to compress the initrd")

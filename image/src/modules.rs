@@ -13,6 +13,9 @@ use crate::tree::{Kind, Node, Tree};
 /// Largest module that is believed.
 const MAX_MODULE: u64 = 64 * 1024 * 1024;
 
+/// In a list of modules: what follows is loaded only where no disk so far holds the root.
+pub const LATER: &str = "--";
+
 /// Name of the one kernel in the tree.
 pub fn kernel_version(tree: &Tree) -> Result<String> {
     let names: BTreeSet<&str> =
@@ -101,14 +104,19 @@ impl Modules {
         Ok(())
     }
 
-    /// Names and content of `wanted` and all that they need, each after its needs. What is built in is left out.
+    /// Names and content of `wanted` and all that they need, each after its needs. What is built in is left out; the
+    /// line [`LATER`] stays in its place, as a name without content.
     pub fn load_order(&self, tree: &Tree, wanted: &str) -> Result<Vec<(String, Vec<u8>)>> {
         let mut order = Vec::new();
         let mut seen = BTreeSet::new();
         for name in glob::lines(wanted) {
+            if name == LATER {
+                order.push(name.to_owned());
+            }
             self.visit(tree, name, &mut seen, &mut order)?;
         }
-        order.into_iter().map(|name| Ok((name.clone(), self.content(tree, &name)?))).collect()
+        let content = |name: &str| if name == LATER { Ok(Vec::new()) } else { self.content(tree, name) };
+        order.into_iter().map(|name| Ok((name.clone(), content(&name)?))).collect()
     }
 
     fn visit(
@@ -203,9 +211,9 @@ mod tests {
     fn each_module_is_loaded_after_its_needs() {
         let tree = sample();
         let modules = Modules::find(&tree, "6.1");
-        let order = modules.load_order(&tree, "ext4\nbeep\nno-such\njbd2").unwrap();
+        let order = modules.load_order(&tree, "ext4\n--\nbeep\nno-such\njbd2").unwrap();
         let names: Vec<&str> = order.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["jbd2", "crc32c_generic", "mbcache", "ext4", "beep"]);
+        assert_eq!(names, ["jbd2", "crc32c_generic", "mbcache", "ext4", "--", "beep"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Block devices: waits until one of the machine's disks shows both partitions of the slot that the root hash names.
+//! Block devices: looks for the disk that holds both partitions of the slot that the root hash names.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -7,31 +7,25 @@ use std::time::{Duration, Instant};
 
 use crate::gpt::Header;
 use crate::verity::RootHash;
-use crate::{Outcome, log};
-
-/// USB disks may need this long to show up.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Device files of the root and of its hash tree.
-pub(crate) fn wait_for_slot(root_hash: &RootHash) -> Outcome<(String, String)> {
+/// Device files of a root and of its hash tree.
+pub(crate) type Slot = (String, String);
+
+/// Looks until one disk shows both partitions, or until patience is at its end.
+pub(crate) fn find_slot(root_hash: &RootHash, patience: Duration) -> Option<Slot> {
     let (root, tree) = root_hash.partition_uuids();
-    let deadline = Instant::now() + PATIENCE;
-    let mut told = false;
+    let deadline = Instant::now() + patience;
     loop {
         for disk in disks() {
             if let (Some(root), Some(tree)) = (partition(&disk, &root), partition(&disk, &tree)) {
-                return Ok((root, tree));
+                return Some((root, tree));
             }
         }
         if Instant::now() >= deadline {
-            return Err(format!("no disk holds the root with hash {}", root_hash.as_str()));
-        }
-        if !told && deadline - Instant::now() < PATIENCE - Duration::from_secs(2) {
-            log("waiting for the disk with the root");
-            told = true;
+            return None;
         }
         std::thread::sleep(PAUSE);
     }

@@ -36,6 +36,12 @@ const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 /// Where systemd looks for credentials of the whole system.
 const CREDENTIALS: &str = "/run/credentials/@system";
 
+/// How long the root is looked for on disks whose drivers are loaded first: those show up at once.
+const FIRST_PATIENCE: Duration = Duration::from_millis(300);
+
+/// How long it is looked for on all others; USB disks may need long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long a message stays on the console before the reboot.
 const PAUSE_BEFORE_REBOOT: Duration = Duration::from_secs(3);
 
@@ -59,8 +65,17 @@ fn start() -> Outcome<std::convert::Infallible> {
         command_line::ensure_unchanged(expected, &actual)?;
     }
     let root_hash = command_line::root_hash(&actual)?;
-    load_modules();
-    mount_root(&root_hash)?;
+    let list = fs::read_to_string("/modules.list").unwrap_or_default();
+    let (first, later) = list.split_once("--\n").unwrap_or((&list, ""));
+    load_modules(first);
+    let slot = block::find_slot(&root_hash, FIRST_PATIENCE).or_else(|| {
+        load_modules(later);
+        block::find_slot(&root_hash, PATIENCE)
+    });
+    mount_root(
+        &root_hash,
+        slot.ok_or_else(|| format!("no disk holds the root with hash {}", root_hash.as_str()))?,
+    )?;
     hand_over(sealed.is_some())
 }
 
@@ -83,8 +98,7 @@ fn mount_at(source: &str, target: &str, kind: &str, flags: MsFlags, data: &str) 
 }
 
 /// A driver that does not load may be one that this machine does not need.
-fn load_modules() {
-    let list = fs::read_to_string("/modules.list").unwrap_or_default();
+fn load_modules(list: &str) {
     for path in list.lines().filter(|line| !line.is_empty()) {
         match fs::File::open(path).and_then(|file| kernel::insert_module(&file)) {
             Ok(()) => {}
@@ -95,8 +109,7 @@ fn load_modules() {
     }
 }
 
-fn mount_root(root_hash: &verity::RootHash) -> Outcome<()> {
-    let (data, tree) = block::wait_for_slot(root_hash)?;
+fn mount_root(root_hash: &verity::RootHash, (data, tree): block::Slot) -> Outcome<()> {
     let superblock = verity::Superblock::read(&tree)?;
     let device = mapper::open_verified(MAPPED, &data, &tree, root_hash, &superblock)?;
     mount(Some(device.as_str()), NEW_ROOT, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>)
