@@ -158,6 +158,13 @@ fn check(workload: &OciWorkload) -> Result<()> {
     if let Some(text) = workload.args.iter().chain(&workload.env).find(|text| text.contains('\0')) {
         bail!("{:?} has a NUL byte", text.chars().take(80).collect::<String>());
     }
+    let name = &workload.hostname;
+    if name.is_empty()
+        || name.len() > 64
+        || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+    {
+        bail!("hostname {name:?} is not 1 to 64 letters, digits, hyphens and dots");
+    }
     if !Path::new(&workload.cwd).is_absolute() {
         bail!("cwd {:?} is not absolute", workload.cwd);
     }

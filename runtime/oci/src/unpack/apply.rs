@@ -22,13 +22,15 @@ const AUFS_PREFIX: &[u8] = b".wh..wh.";
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The device number that overlayfs takes for a whiteout.
 const WHITEOUT_DEVICE: u64 = 0;
+/// Bytes of folder names that are kept until the end, for their times: a million folders of an honest image.
+const MAX_FOLDER_NAMES: usize = 64 << 20;
 const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 
 /// Unpacks the tar `input` into the empty folder `root`.
 pub(super) fn apply(input: &mut impl Read, root: &impl AsFd, limits: Limits) -> Result<()> {
     let root = root.as_fd();
     rustix::fs::fchmod(root, Mode::from_raw_mode(0o755)).context("failed to set the layer's root mode")?;
-    let mut layer = Layer { tree: Tree::new(root), root, folder_times: Vec::new() };
+    let mut layer = Layer { tree: Tree::new(root), root, folder_times: Vec::new(), folder_names: 0 };
     let mut tape = Tape::new(input);
     let mut entries = 0;
     while let Some(entry) = tape.next()? {
@@ -52,6 +54,8 @@ struct Layer<'a> {
     root: BorrowedFd<'a>,
     /// Set last, because making a file in a folder changes the folder's time.
     folder_times: Vec<(EntryPath, (i64, u32))>,
+    /// Bytes of the names in it.
+    folder_names: usize,
 }
 
 impl Layer<'_> {
@@ -86,8 +90,7 @@ impl Layer<'_> {
             bail!("the layer's root is not a folder");
         }
         set_metadata(self.root, entry)?;
-        self.folder_times.push((path.clone(), entry.mtime));
-        Ok(())
+        self.set_time_later(path, entry.mtime)
     }
 
     /// Hides `hidden` of the layers below. What this layer itself has under that name stays.
@@ -140,8 +143,7 @@ impl Layer<'_> {
             self.tree.forget();
         }
         set_metadata(made.as_fd(), entry)?;
-        self.folder_times.push((path.clone(), entry.mtime));
-        Ok(())
+        self.set_time_later(path, entry.mtime)
     }
 
     fn symlink(&mut self, entry: &Entry, parent: &[u8], name: &[u8]) -> Result<()> {
@@ -192,6 +194,15 @@ impl Layer<'_> {
             tree::remove(folder, name, 0)?;
         }
         Ok(folder)
+    }
+
+    fn set_time_later(&mut self, path: &EntryPath, mtime: (i64, u32)) -> Result<()> {
+        self.folder_names += path.as_bytes().len() + size_of::<(EntryPath, (i64, u32))>();
+        if self.folder_names > MAX_FOLDER_NAMES {
+            bail!("the layer's folder names take more than {MAX_FOLDER_NAMES} bytes");
+        }
+        self.folder_times.push((path.clone(), mtime));
+        Ok(())
     }
 
     fn set_folder_times(&self) -> Result<()> {

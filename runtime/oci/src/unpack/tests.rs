@@ -313,6 +313,16 @@ fn rejects_too_many_entries_and_oversized_headers() {
 }
 
 #[test]
+fn rejects_folder_names_that_would_fill_the_memory() {
+    // Few bytes on disk for each of the many times that one deep folder is named.
+    let deep = vec!["d".repeat(250); 12].join("/");
+    let layer =
+        (0..30_000).fold(Layer::default(), |layer, _| layer.pax(&[("path", deep.as_bytes())]).dir("x"));
+    let (_dir, result) = unpack_bytes(&layer.end(), Limits { bytes: 1 << 30, entries: 1_000_000 });
+    assert!(format!("{:#}", result.unwrap_err()).contains("folder names take more than"));
+}
+
+#[test]
 fn rejects_damage() {
     let tar = Layer::default().dir("a").file("a/f", &"x".repeat(2000)).end();
     for cut in [100, 600, 1100, 1600, 3000] {

@@ -3,7 +3,8 @@
 use crate::support::{Replica, wait_for};
 
 /// What a run makes, in order.
-const STEPS: [&str; 7] = ["", "cgroup", "netns", "etc/hosts", "bundle/config.json", "state", "cgroup"];
+const STEPS: [&str; 8] =
+    ["", "lock", "cgroup", "netns", "etc/hosts", "bundle/config.json", "state/ID", "state/ID/notify.sock"];
 
 #[test]
 fn cleanup_without_a_run_is_fine_twice() {
@@ -17,7 +18,7 @@ fn cleanup_without_a_run_is_fine_twice() {
 fn cleanup_after_kill_at_every_step() {
     for step in STEPS {
         let replica = Replica::of_command(&["/bin/sleep", "1000"]);
-        let run = replica.start_until(step);
+        let run = replica.start_until(&step.replace("ID", &replica.workload.id));
         run.kill();
         replica.cleanup().ok();
         replica.assert_nothing_left();

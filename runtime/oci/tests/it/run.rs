@@ -219,6 +219,7 @@ fn malformed_workloads_are_refused() {
         assert!(error.contains(message), "{message:?} is missing in {error}");
     };
     check(&|w| w.id = "../x".to_owned(), "is not 1 to 100 of");
+    check(&|w| w.hostname = "a\n10.0.0.1 bank".to_owned(), "hostname");
     check(&|w| w.args.clear(), "args is empty");
     check(&|w| w.layers.clear(), "layers is empty");
     check(&|w| w.env.push("SECRET".to_owned()), "is not NAME=value");
