@@ -28,6 +28,7 @@ in {
     ../xtask
     # Some tests compare with these.
     ../docs
+    ../README.md
     ../dist
     ../examples
   ];

@@ -395,6 +395,20 @@ mod tests {
     }
 
     #[test]
+    fn every_command_in_the_readme_is_one() {
+        let mut seen = 0;
+        for line in include_str!("../../README.md").lines().filter(|line| line.starts_with("cairn ")) {
+            let command = line.split(['#', '>']).next().unwrap_or_default();
+            let words: Vec<_> = command.split_whitespace().map(|word| word.trim_matches('\'')).collect();
+            if let Err(error) = Cli::try_parse_from(&words) {
+                panic!("{line}: {error}");
+            }
+            seen += 1;
+        }
+        assert!(seen >= 8, "{seen}");
+    }
+
+    #[test]
     fn no_secret_is_an_argument() {
         // A token on the command line is in the shell's history and in /proc for everybody.
         for line in [

@@ -41,6 +41,17 @@ fn a_deploy_hands_the_file_over_as_it_is() {
 }
 
 #[test]
+fn the_compose_file_of_the_readme_is_accepted() {
+    let readme = include_str!("../../../README.md");
+    let compose = readme.split_once("```yaml\n").unwrap().1.split_once("```").unwrap().0;
+    let hub = Hub::new();
+    hub.on("PUT /api/v1/apps/demo", 200, summary(0));
+    let user = User::of(&hub.url());
+    user.file("compose.yaml", compose);
+    user.run(&["app", "deploy", "compose.yaml"]).ok();
+}
+
+#[test]
 fn the_name_is_given_or_in_the_file_or_the_folder_s() {
     let hub = Hub::new();
     for name in ["given", "shop", "corner"] {
