@@ -189,9 +189,13 @@ impl Registry {
         Ok(digest)
     }
 
-    /// Puts a blob of `from` into `repository` too; false where `from` does not have it.
-    pub(crate) async fn mount(&self, repository: &str, from: &str, digest: &Digest) -> Result<bool> {
-        if self.store.repository_blob_size(from, digest).await?.is_none() {
+    /// Puts a blob of `from`, or of any repository, into `repository` too; false where it is not there.
+    pub(crate) async fn mount(&self, repository: &str, from: Option<&str>, digest: &Digest) -> Result<bool> {
+        let size = match from {
+            Some(from) => self.store.repository_blob_size(from, digest).await?,
+            None => self.store.blob_size(digest).await?,
+        };
+        if size.is_none() {
             return Ok(false);
         }
         let mut tx = self.store.begin().await?;
@@ -283,6 +287,8 @@ impl Registry {
                 self.store.manifest(&named.digest).await?.map(|row| row.size)
             };
             match size {
+                // Such layers are fetched from elsewhere, which nodes never do: no app may use them, but they may be kept.
+                None if named.is_foreign() => {}
                 None => return Err(RegistryError::ManifestBlobUnknown(named.digest.clone())),
                 Some(size) if size != named.size => {
                     let text = format!("{} is {size} bytes long, not {}", named.digest, named.size);
@@ -292,6 +298,16 @@ impl Registry {
             }
         }
         Ok(())
+    }
+
+    /// The first blob that `manifest` names and that is not here: a foreign layer.
+    pub(crate) async fn missing_blob(&self, manifest: &Manifest) -> Result<Option<Digest>> {
+        for blob in &manifest.blobs {
+            if self.store.blob_size(&blob.digest).await?.is_none() {
+                return Ok(Some(blob.digest.clone()));
+            }
+        }
+        Ok(None)
     }
 
     /// The row of the manifest that `reference` names.

@@ -149,9 +149,11 @@ fn parse_path(path: &str) -> Result<(String, Target)> {
         return Ok((repository.to_owned(), Target::Blob(digest()?)));
     }
     if let Some(repository) = rest.strip_suffix("/manifests") {
-        let reference = Reference::parse(last);
-        let reference =
-            reference.ok_or_else(|| RegistryError::ManifestUnknown(last.chars().take(80).collect()))?;
+        let cut = || last.chars().take(80).collect();
+        let reference = Reference::parse(last).ok_or_else(|| match last.contains(':') {
+            true => RegistryError::DigestInvalid(cut()),
+            false => RegistryError::ManifestUnknown(cut()),
+        })?;
         return Ok((repository.to_owned(), Target::Manifest(reference)));
     }
     if let Some(repository) = rest.strip_suffix("/referrers") {

@@ -63,6 +63,13 @@ struct Raw {
     annotations: BTreeMap<String, String>,
 }
 
+impl Descriptor {
+    /// A layer that its maker does not allow registries to hand out; it may be missing.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.media_type.contains(".nondistributable.") || self.media_type.contains(".rootfs.foreign.")
+    }
+}
+
 impl Manifest {
     /// Reads a manifest that came with `content_type`; the error says what is wrong with it.
     pub(crate) fn parse(content_type: &str, bytes: &[u8]) -> Result<Self, String> {

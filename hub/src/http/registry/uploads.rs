@@ -12,9 +12,9 @@ use crate::registry::{RegistryError, UploadStatus, is_repository};
 
 /// `POST`: starts an upload, or does all of it at once.
 pub(super) async fn start(ask: &Ask<'_>, body: Body) -> Result<Response> {
-    if let (Some(mount), Some(from)) = (ask.query.get("mount"), ask.query.get("from"))
-        && let Ok(digest) = mount.parse::<Digest>()
-        && is_repository(from)
+    let from = ask.query.get("from").map(String::as_str);
+    if let Some(digest) = ask.query.get("mount").and_then(|mount| mount.parse::<Digest>().ok())
+        && from.is_none_or(is_repository)
         && ask.hub.registry.mount(ask.repository, from, &digest).await?
     {
         return Ok(created(ask, &digest));

@@ -74,18 +74,22 @@ impl Hub {
         Err(Error::new(Kind::ComposeRefused, text).with_problems(problems))
     }
 
-    /// The config of a container image; a wasm artifact has none that matters.
+    /// The config of a container image that is here whole; a wasm artifact has none that matters.
     async fn image_config(
         &self,
         service: &Service,
         digest: &Digest,
     ) -> Result<std::result::Result<Option<ImageConfig>, Refusal>> {
-        if service.platform == Platform::Wasm {
-            return Ok(Ok(None));
-        }
         let row = self.store.manifest(digest).await?;
         let row = row.ok_or_else(|| Error::internal("a manifest went away", anyhow::anyhow!("{digest}")))?;
         let manifest = self.read_manifest(&row).await?;
+        if let Some(blob) = self.registry.missing_blob(&manifest).await? {
+            let cause = format!("layer {blob} of image {} is foreign and not in this hub", service.image);
+            return Ok(Err((cause, "push the image with all its layers: nodes fetch from their hub only")));
+        }
+        if service.platform == Platform::Wasm {
+            return Ok(Ok(None));
+        }
         let Some(config) = manifest.blobs.first() else { return Ok(Ok(None)) };
         let parsed = match self.registry.small_blob(&config.digest, oci::MAX_MANIFEST_BYTES).await {
             Ok(bytes) => ImageConfig::parse(&bytes).map_err(|e| sign::chain(&e)),
