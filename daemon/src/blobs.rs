@@ -29,8 +29,8 @@ const RESERVE_BYTES: u64 = 64 << 20;
 pub enum BlobError {
     /// There is no room.
     #[error(
-        "no room for {digest}: {needed} bytes are needed and {free} are free on the data partition (of which \
-         {RESERVE_BYTES} stay in reserve); remove apps or volumes, or use a larger disk"
+        "no room for {digest}: {needed} bytes are needed and {} MiB are free on the data partition, of which {} MiB \
+         stay in reserve; remove apps or volumes, or use a larger disk", .free >> 20, RESERVE_BYTES >> 20
     )]
     NoRoom {
         /// Which blob.

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// First and longest pause between tries to reach the hub.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// First and longest pause between two looks whether an operator has approved.
 const PENDING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// A clock that is off by more than this is reported.

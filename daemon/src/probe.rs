@@ -25,7 +25,7 @@ const MAX_ANSWER_BYTES: usize = 1024;
 pub struct Verdict {
     /// About which unit.
     pub unit: String,
-    /// Of which start of it.
+    /// Of which start of it, so that a verdict on an earlier one is not taken for this one's.
     pub run: u64,
     /// How it stands.
     pub health: Health,
@@ -40,8 +40,9 @@ struct Course {
 }
 
 impl Course {
-    fn new() -> Self {
-        Self { health: Health::Starting, failures: 0, last_counted: Duration::ZERO }
+    /// A course that begins with what is known already: `Starting` for a replica that was just started.
+    fn new(health: Health) -> Self {
+        Self { health, failures: 0, last_counted: Duration::ZERO }
     }
 
     /// One probe that ended `at` after the start. Failures count after the start period only, and not faster than at
@@ -81,22 +82,16 @@ pub enum Reach {
     },
 }
 
-/// Asks until it is dropped. `run` is passed through, so that a verdict on an earlier start is not taken for this one.
-pub async fn watch(
-    unit: String,
-    run: u64,
-    check: HealthCheck,
-    reach: Reach,
-    verdicts: mpsc::Sender<Verdict>,
-) {
+/// Asks until it is dropped, beginning with the health that `about` knows, and tells every change.
+pub async fn watch(about: Verdict, check: HealthCheck, reach: Reach, verdicts: mpsc::Sender<Verdict>) {
     let begun = Instant::now();
-    let mut course = Course::new();
+    let mut course = Course::new(about.health);
     loop {
         let before = course.health;
         let asked = timeout(check.timeout, ask(&check, &reach)).await;
         course.probed(&check, begun.elapsed(), asked.unwrap_or(false));
         if course.health != before {
-            let verdict = Verdict { unit: unit.clone(), run, health: course.health };
+            let verdict = Verdict { health: course.health, ..about.clone() };
             if verdicts.send(verdict).await.is_err() {
                 return;
             }
@@ -172,7 +167,7 @@ mod tests {
     }
 
     fn after(check: &HealthCheck, probes: &[(u64, bool)]) -> Health {
-        let mut course = Course::new();
+        let mut course = Course::new(Health::Starting);
         for (seconds, passed) in probes {
             course.probed(check, Duration::from_secs(*seconds), *passed);
         }
@@ -237,7 +232,8 @@ mod tests {
         let mut check = check(0, 1);
         check.probe = Probe::Http { port: address.port(), path: "/".into() };
         let (sender, mut verdicts) = mpsc::channel(1);
-        let task = tokio::spawn(watch("u".into(), 7, check, Reach::Address(address), sender));
+        let about = Verdict { unit: "u".into(), run: 7, health: Health::Starting };
+        let task = tokio::spawn(watch(about, check, Reach::Address(address), sender));
         let verdict = timeout(Duration::from_secs(10), verdicts.recv()).await.unwrap().unwrap();
         assert_eq!(verdict, Verdict { unit: "u".into(), run: 7, health: Health::Healthy });
         task.abort();

@@ -120,6 +120,7 @@ pub struct Puller {
     blobs: Blobs,
     layers: PathBuf,
     documents: BTreeMap<Digest, Vec<u8>>,
+    announced: u64,
 }
 
 impl Puller {
@@ -131,7 +132,7 @@ impl Puller {
         layers: PathBuf,
     ) -> Result<Self, LedgerError> {
         let documents = ledger.generation().await?.map(|g| g.documents).unwrap_or_default();
-        Ok(Self { verifier, ledger, blobs, layers, documents })
+        Ok(Self { verifier, ledger, blobs, layers, documents, announced: 0 })
     }
 
     /// One look at the source. Yields the newer generation if there is one and all of it is on the disk.
@@ -143,10 +144,13 @@ impl Puller {
     ) -> Result<Option<Arc<Assembled>>, PullError> {
         let update = self.verifier.update(source.director(), source.artifacts(), clock, applied).await?;
         let Update::Verified(bundle) = update else { return Ok(None) };
-        tracing::info!(
-            generation = bundle.generation,
-            "a newer generation is verified; fetching what it needs"
-        );
+        // A generation that cannot be completed yet is verified again with every try: said once.
+        if std::mem::replace(&mut self.announced, bundle.generation) != bundle.generation {
+            tracing::info!(
+                generation = bundle.generation,
+                "a newer generation is verified; fetching what it needs"
+            );
+        }
         let (assembled, documents) = self.documents_of(source, &bundle).await?;
         self.ensure_blobs(source, &assembled).await?;
         let stored = StoredGeneration {

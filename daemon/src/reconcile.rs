@@ -11,6 +11,7 @@ use cairn_model::{
     Digest,
     report::{Health, Severity},
 };
+use nix::sys::statvfs::statvfs;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -43,6 +44,8 @@ use health::Probes;
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 /// A look after a failure of the supervisor itself.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// With less room than this on the data partition, the ledger itself may fail soon.
+const LEAST_FREE_BYTES: u64 = 16 << 20;
 /// A replica that has run for so long is taken to be well: earlier failures are forgotten.
 const WELL_AFTER_MS: u64 = 60_000;
 
@@ -236,6 +239,7 @@ impl Task {
             if let Err(e) = volumes::remove_writable(&self.config.places.state_dir, &unit) {
                 tracing::warn!(unit, "its writable layer is left behind: {e}");
             }
+            self.config.places.remove_unit_dir(&unit);
         }
     }
 
@@ -344,11 +348,11 @@ impl Task {
 
     async fn start(&mut self, unit: &str, desired: &Arc<Assembled>) -> bool {
         let begun = Instant::now();
+        self.probes.start_afresh(unit, &self.config.places);
         match self.try_start(unit, desired).await {
             Ok(()) => {
                 let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::info!(unit, ms, "started");
-                self.probes.forget(unit);
                 self.start_errors.remove(unit);
                 true
             }
@@ -379,6 +383,16 @@ impl Task {
         self.config.supervisor.start(&spec).await.map_err(|e| e.to_string())
     }
 
+    fn disk_problem(&self) -> Option<String> {
+        let stat = statvfs(&self.config.places.state_dir).ok()?;
+        let free = stat.blocks_available() * stat.fragment_size();
+        (free < LEAST_FREE_BYTES).then(|| {
+            "the data partition is full: nothing new is fetched and reports wait in memory; remove apps or what fills \
+             their volumes, or use a larger disk"
+                .to_owned()
+        })
+    }
+
     async fn publish(&mut self, desired: &Assembled, units: &BTreeMap<String, UnitState>, plan: &Plan) {
         let images = self.config.images.state.borrow().clone();
         let sources = view::Sources {
@@ -390,12 +404,19 @@ impl Task {
             restarts: &self.restarts,
             now_ms: self.now_ms(),
         };
-        let now = view::work_status(desired, &sources, |unit| self.probes.health_of(unit));
+        let mut now = view::work_status(desired, &sources, |unit| self.probes.health_of(unit));
+        now.problems.extend(self.disk_problem());
         let before = self.status.borrow().clone();
         if before == now {
             return;
         }
-        for (severity, reason, message) in view::events(&before, &now) {
+        // A daemon that comes back finds workloads that run: that is no news.
+        let comes_back = before == WorkStatus::default() && !units.is_empty();
+        let events = if comes_back { Vec::new() } else { view::events(&before, &now) };
+        if comes_back {
+            tracing::info!(units = units.len(), "workloads that run already are taken over as they are");
+        }
+        for (severity, reason, message) in events {
             tracing::info!(reason, "{message}");
             self.config.reporter.event(severity, reason, message).await;
         }

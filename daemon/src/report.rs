@@ -1,7 +1,7 @@
 //! The task that tells the hub: records become reports in the durable outbox, and go out in sequence until the hub has
 //! acknowledged them. The outbox drops only what was acknowledged, but for old status records when it is full.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use cairn_model::{
     BootId, Facts, NodeId, Report,
@@ -33,6 +33,8 @@ const MAX_OUTBOX_BYTES: u64 = 16 << 20;
 const CHANNEL: usize = 64;
 /// First and longest pause between tries to send.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Most reports that wait in memory while the disk takes none.
+const MAX_PENDING: usize = 256;
 /// How long the last reports may take when the daemon ends.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -90,6 +92,8 @@ struct Task {
     node: NodeId,
     ledger: Ledger,
     unsent: watch::Sender<u64>,
+    /// What the ledger could not take, oldest first: a full disk.
+    pending: VecDeque<(Report, RecordClass)>,
 }
 
 /// Makes the task; the handle says how many reports wait.
@@ -100,7 +104,7 @@ pub fn build(
 ) -> (watch::Receiver<u64>, impl Future<Output = ()>) {
     let node = config.key.public().node_id();
     let (unsent, out) = watch::channel(0);
-    (out, Task { config, node, ledger, unsent }.run(stop))
+    (out, Task { config, node, ledger, unsent, pending: VecDeque::new() }.run(stop))
 }
 
 impl Task {
@@ -110,6 +114,7 @@ impl Task {
         // A status is due at the start, and then after changes and at least every `report_seconds`.
         let mut status_due = Instant::now();
         let mut send_at = Instant::now();
+        let mut last_problem = None;
         loop {
             let waits = *self.unsent.borrow() > 0 && self.config.hub.borrow().is_some();
             // Every arm is cancel-safe: channels keep what was not received, timers have no state to lose.
@@ -138,9 +143,16 @@ impl Task {
                 () = stop.cancelled() => break,
             }
             match self.send().await {
-                Ok(()) => retry.reset(),
+                Ok(()) => {
+                    retry.reset();
+                    last_problem = None;
+                }
                 Err(problem) => {
-                    tracing::warn!("reports wait: {problem}");
+                    // Said once, not with every try of a week without hub.
+                    if last_problem.as_ref() != Some(&problem) {
+                        tracing::warn!("reports wait: {problem}");
+                    }
+                    last_problem = Some(problem);
                     send_at = Instant::now() + retry.after_failure(random());
                 }
             }
@@ -160,7 +172,7 @@ impl Task {
         }
     }
 
-    async fn store(&self, record: Record, class: RecordClass) {
+    async fn store(&mut self, record: Record, class: RecordClass) {
         let report = Report {
             schema: SCHEMA,
             node: self.node.clone(),
@@ -169,10 +181,24 @@ impl Task {
             time_ms: Timestamp::now().as_millisecond(),
             records: vec![record],
         };
-        match self.ledger.push_report(&report, class, MAX_OUTBOX_BYTES).await {
-            Ok(0) => {}
-            Ok(lost) => tracing::error!(lost, "the outbox is full; the oldest events were dropped"),
-            Err(e) => tracing::error!("a report is lost: {}", chain(&e)),
+        if self.pending.len() >= MAX_PENDING {
+            // Status first: a later one replaces it.
+            let status =
+                self.pending.iter().position(|(_, class)| *class == RecordClass::Status).unwrap_or(0);
+            self.pending.remove(status);
+            tracing::error!("a report is lost: the ledger takes none, and {MAX_PENDING} wait in memory");
+        }
+        self.pending.push_back((report, class));
+        while let Some((report, class)) = self.pending.front() {
+            match self.ledger.push_report(report, *class, MAX_OUTBOX_BYTES).await {
+                Ok(0) => {}
+                Ok(lost) => tracing::error!(lost, "the outbox is full; the oldest events were dropped"),
+                Err(e) => {
+                    tracing::error!(waiting = self.pending.len(), "a report waits in memory: {}", chain(&e));
+                    break;
+                }
+            }
+            self.pending.pop_front();
         }
         self.count().await;
     }

@@ -3,7 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io::{self, Read, Seek},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -91,7 +92,7 @@ struct Task {
     requests: mpsc::Receiver<Request>,
     state: watch::Sender<ImagesState>,
     retries: BTreeMap<Digest, Retry>,
-    /// SHA-256 of `cairn-wasm`: what it compiled is of use to the very same program only.
+    /// Which build of `cairn-wasm` this is: what it compiled is of use to the very same build only.
     compiler: Option<String>,
 }
 
@@ -322,7 +323,7 @@ impl Task {
         let path = self.config.runtimes.wasm.clone();
         let hash = tokio::task::spawn_blocking({
             let path = path.clone();
-            move || hash_of_file(&path)
+            move || identity_of_program(&path)
         })
         .await
         .map_err(io::Error::other)
@@ -345,9 +346,19 @@ fn remove_others(folder: &Path, keep: &BTreeSet<PathBuf>) -> usize {
         .count()
 }
 
-fn hash_of_file(path: &Path) -> io::Result<String> {
+/// Tells one build of a program from another without reading all of it (at boot, on a slow disk, that is seconds): its
+/// size, time, and both ends, where headers and build id are. What it guards is not trust but staleness: a component
+/// that another build compiled is refused by `cairn-wasm` itself.
+fn identity_of_program(path: &Path) -> io::Result<String> {
+    const END_BYTES: u64 = 128 << 10;
+    let mut file = std::fs::File::open(path)?;
+    let metadata = file.metadata()?;
     let mut hash = Sha256::new();
-    io::copy(&mut std::fs::File::open(path)?, &mut hash)?;
+    hash.update(metadata.len().to_le_bytes());
+    hash.update(metadata.mtime().to_le_bytes());
+    io::copy(&mut (&mut file).take(END_BYTES), &mut hash)?;
+    file.seek(io::SeekFrom::Start(metadata.len().saturating_sub(END_BYTES)))?;
+    io::copy(&mut file.take(END_BYTES), &mut hash)?;
     Ok(hex::encode(hash.finalize()))
 }
 

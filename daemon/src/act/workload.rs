@@ -96,6 +96,19 @@ impl Places {
     }
 }
 
+impl Places {
+    /// Removes what the daemon wrote for a unit that is gone. Never more than that: should the runtime have left a mount
+    /// behind, whatever is below it belongs to somebody.
+    pub fn remove_unit_dir(&self, unit: &str) {
+        let folder = self.unit_dir(unit);
+        for file in ["workload.json", "health"] {
+            let _ = fs::remove_file(folder.join(file));
+        }
+        // Fails where something is left in it, and shall.
+        let _ = fs::remove_dir(folder);
+    }
+}
+
 /// What is ready for a replica, by the kind of its image.
 #[derive(Debug, Clone)]
 pub enum Prepared {

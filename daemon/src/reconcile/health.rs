@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
 };
 
 use cairn_model::{
@@ -38,6 +40,47 @@ struct Watched {
     run: u64,
     health: Health,
     task: AbortHandle,
+    note: Note,
+}
+
+/// The name of a [`Note`]'s file.
+const NOTE: &str = "health";
+
+/// The last verdict on one start of a unit, beside its `workload.json`: a daemon that comes back takes up what it finds,
+/// instead of calling a healthy replica unproven. Gone with a reboot, as what it is about.
+#[derive(Debug)]
+struct Note {
+    path: PathBuf,
+    about: String,
+}
+
+impl Note {
+    fn new(unit_dir: &Path, state: &UnitState) -> Self {
+        Self { path: unit_dir.join(NOTE), about: format!("{} {}", state.tag.spec, state.restarts) }
+    }
+
+    fn read(&self) -> Option<Health> {
+        let text = fs::read_to_string(&self.path).ok()?;
+        match text.strip_prefix(&self.about)?.trim() {
+            "healthy" => Some(Health::Healthy),
+            "unhealthy" => Some(Health::Unhealthy),
+            _ => None,
+        }
+    }
+
+    fn write(&self, health: Health) {
+        let word = match health {
+            Health::Healthy => "healthy",
+            Health::Unhealthy => "unhealthy",
+            Health::None | Health::Starting => "starting",
+        };
+        // Lost, it costs one probe.
+        let _ = fs::write(&self.path, format!("{} {word}", self.about));
+    }
+
+    fn remove(&self) {
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 impl Probes {
@@ -56,6 +99,7 @@ impl Probes {
             && watched.run == verdict.run
         {
             watched.health = verdict.health;
+            watched.note.write(verdict.health);
         }
     }
 
@@ -91,19 +135,29 @@ impl Probes {
                 && let Some(reach) = reach(replica, check, places, slots)
             {
                 self.runs += 1;
-                let task = probe::watch(unit.clone(), self.runs, check.clone(), reach, self.verdicts.clone());
+                let note = Note::new(&places.unit_dir(unit), state);
+                let health = note.read().unwrap_or(Health::Starting);
+                let about = Verdict { unit: unit.clone(), run: self.runs, health };
+                let task = probe::watch(about, check.clone(), reach, self.verdicts.clone());
                 let task = tokio::spawn(task).abort_handle();
                 let (check, restarts) = (check.clone(), state.restarts);
-                let watched = Watched { check, restarts, run: self.runs, health: Health::Starting, task };
+                let watched = Watched { check, restarts, run: self.runs, health, task, note };
                 self.watched.insert(unit.clone(), watched);
             }
         }
     }
 
+    /// Before a unit is started: nothing that was found out earlier holds for it.
+    pub(super) fn start_afresh(&mut self, unit: &str, places: &Places) {
+        self.forget(unit);
+        let _ = fs::remove_file(places.unit_dir(unit).join(NOTE));
+    }
+
     /// Ends the probe of a unit.
-    pub(super) fn forget(&mut self, unit: &str) {
+    fn forget(&mut self, unit: &str) {
         if let Some(watched) = self.watched.remove(unit) {
             watched.task.abort();
+            watched.note.remove();
         }
     }
 
@@ -139,5 +193,30 @@ fn reach(replica: &ResolvedReplica, check: &HealthCheck, places: &Places, slots:
         }
         // Loopback only: nobody but the container itself can ask.
         (Kind::Oci, NetworkMode::None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_model::id::Digest;
+
+    use super::*;
+    use crate::act::supervisor::Tag;
+
+    #[test]
+    fn a_note_is_believed_for_the_same_start_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let tag = Tag { replica: "a/b/0".into(), spec: Digest::of(b"x"), ports: vec![] };
+        let state = UnitState { tag, phase: Phase::Running, restarts: 1, detail: None };
+        let note = Note::new(dir.path(), &state);
+        assert_eq!(note.read(), None);
+        note.write(Health::Healthy);
+        assert_eq!(Note::new(dir.path(), &state).read(), Some(Health::Healthy));
+        let restarted = UnitState { restarts: 2, ..state.clone() };
+        assert_eq!(Note::new(dir.path(), &restarted).read(), None);
+        note.write(Health::Unhealthy);
+        assert_eq!(note.read(), Some(Health::Unhealthy));
+        note.remove();
+        assert_eq!(note.read(), None);
     }
 }

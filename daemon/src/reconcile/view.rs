@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cairn_model::{
-    compose::{Condition as ComposeCondition, NetworkMode},
+    compose::{Condition as ComposeCondition, NetworkMode, Restart as ComposeRestart},
     report::{Health, Severity, WorkloadState, WorkloadStatus},
     resolve::{Kind, ResolvedReplica},
 };
@@ -95,7 +95,14 @@ pub(super) fn work_status(
             (Some(_), WorkloadState::Running) => health_of(unit),
             (Some(_), _) => Health::Starting,
         };
-        let by_supervisor = current.map_or(0, |unit| unit.restarts);
+        let restarts = current
+            .map_or(0, |unit| unit.restarts)
+            .saturating_add(sources.restarts.get(unit).copied().unwrap_or(0));
+        let restarts = match replica.restart {
+            // systemd counts the one that its limit refuses, too.
+            ComposeRestart::OnFailure { max_retries: Some(max) } => restarts.min(max),
+            _ => restarts,
+        };
         WorkloadStatus {
             app: replica.id.app.clone(),
             service: replica.id.service.clone(),
@@ -103,7 +110,7 @@ pub(super) fn work_status(
             image: replica.image.clone(),
             state,
             health,
-            restarts: by_supervisor.saturating_add(sources.restarts.get(unit).copied().unwrap_or(0)),
+            restarts,
             detail,
         }
     });

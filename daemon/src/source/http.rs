@@ -23,7 +23,7 @@ use cairn_trust::{
     keys::KeyPair,
 };
 use futures_util::{StreamExt, TryStreamExt};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode,
     header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue, RANGE},
@@ -122,37 +122,51 @@ pub struct HubClient {
     headers: Headers,
     director: HttpFetch,
     artifacts: HttpFetch,
-    skew: Skew,
+    time: HubTime,
     patience: Duration,
 }
 
-/// How far the hub's clock is ahead of ours, learned from a refusal: a token that is minted by the hub's time is good
-/// even where this node's clock is years off. It changes nothing about trust: what is signed is judged by
-/// `cairn_trust` with the node's own idea of time.
-#[derive(Debug, Clone, Default)]
-struct Skew(Arc<AtomicI64>);
+/// The hub's time, learned from a refusal: a token that is minted by it is good even where this node's clock is years
+/// off. It changes nothing about trust: what is signed is judged by `cairn_trust` with the node's own idea of time.
+///
+/// Kept as the hub's time at the start of this client, so that it goes on by the monotonic clock: a node whose clock is
+/// set right in between is believed at once.
+#[derive(Debug, Clone)]
+struct HubTime {
+    begun: Instant,
+    /// Unix milliseconds; 0 for not learned.
+    at_begin_ms: Arc<AtomicI64>,
+}
 
 /// Smaller differences are within the hub's own tolerance.
-const LEAST_SKEW_SECONDS: i64 = 20;
+const LEAST_SKEW: SignedDuration = SignedDuration::from_secs(20);
 
-impl Skew {
+impl HubTime {
+    fn new() -> Self {
+        Self { begun: Instant::now(), at_begin_ms: Arc::default() }
+    }
+
+    fn elapsed_ms(&self) -> i64 {
+        i64::try_from(self.begun.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
     fn learn(&self, headers: &HeaderMap) {
         let date = headers.get(DATE).and_then(|date| date.to_str().ok());
         let Some(hub) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else { return };
-        let skew = hub.timestamp().as_second() - Timestamp::now().as_second();
-        self.0.store(if skew.abs() < LEAST_SKEW_SECONDS { 0 } else { skew }, Ordering::Relaxed);
+        self.at_begin_ms.store(hub.timestamp().as_millisecond() - self.elapsed_ms(), Ordering::Relaxed);
     }
 
-    fn seconds(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
+    /// How far the hub's clock is ahead of `now`, where it is known and matters.
+    fn skew(&self, now: Timestamp) -> Option<SignedDuration> {
+        let at_begin_ms = self.at_begin_ms.load(Ordering::Relaxed);
+        let hub = Timestamp::from_millisecond(at_begin_ms.checked_add(self.elapsed_ms())?).ok()?;
+        let skew = hub.duration_since(now);
+        (at_begin_ms != 0 && skew.abs() >= LEAST_SKEW).then_some(skew)
     }
 
-    /// The hub's time; the caller's where it cannot be represented.
+    /// The hub's time, where it is known to differ from `now`.
     fn correct(&self, now: Timestamp) -> Timestamp {
-        match self.seconds() {
-            0 => now,
-            skew => Timestamp::from_second(Timestamp::now().as_second().saturating_add(skew)).unwrap_or(now),
-        }
+        self.skew(now).and_then(|skew| now.checked_add(skew).ok()).unwrap_or(now)
     }
 }
 
@@ -168,8 +182,8 @@ impl HubClient {
         let client = tls.client()?;
         let node = key.public().node_id();
         let clock = tls.clock;
-        let skew = Skew::default();
-        let learned = skew.clone();
+        let time = HubTime::new();
+        let learned = time.clone();
         let headers: Headers = Arc::new(move || authorization(&key, learned.correct(clock.now())));
         let at = |path: &str| {
             let mut at = url.clone();
@@ -178,7 +192,7 @@ impl HubClient {
         };
         let director = HttpFetch::new(client.clone(), at(&format!("/tuf/director/{node}/")), headers.clone());
         let artifacts = HttpFetch::new(client.clone(), at("/tuf/artifacts/"), headers.clone());
-        Ok(Self { client, url, headers, director, artifacts, skew, patience: PIECE_TIMEOUT })
+        Ok(Self { client, url, headers, director, artifacts, time, patience: PIECE_TIMEOUT })
     }
 
     /// With another idea of how long the hub may take to begin an answer.
@@ -250,14 +264,14 @@ impl HubClient {
 
     async fn refused(&self, response: Response) -> SourceError {
         if response.status() == StatusCode::UNAUTHORIZED {
-            self.skew.learn(response.headers());
+            self.time.learn(response.headers());
         }
         refused(response).await
     }
 
     /// How many seconds the hub's clock is ahead of this node's, where that made the hub refuse a token.
     pub fn skew_seconds(&self) -> i64 {
-        self.skew.seconds()
+        self.time.skew(Timestamp::now()).map_or(0, |skew| skew.as_secs())
     }
 
     async fn small(&self, path: &str, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError> {
