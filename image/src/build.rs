@@ -34,8 +34,7 @@ const PROFILES: [(&str, bool); 3] = [("node", false), ("appliance", false), ("te
 const PRESET: &str = "usr/lib/systemd/system-preset/10-cairn.preset";
 
 /// Kernel command line after the root hash: a panic must reboot, else no fallback ever happens.
-const COMMAND_LINE: &str =
-    "ro console=ttyS0 panic=3 oops=panic loglevel=6 systemd.show_status=auto systemd.tty.term.console=dumb";
+const COMMAND_LINE: &str = "ro console=ttyS0 panic=3 oops=panic loglevel=6 fsck.repair=yes systemd.show_status=auto systemd.tty.term.console=dumb";
 
 /// What to build from what.
 #[derive(Debug)]
