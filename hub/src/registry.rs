@@ -181,6 +181,9 @@ impl Registry {
     /// Puts a small blob of the hub's own into `repository`.
     pub(crate) async fn put_blob(&self, repository: &str, bytes: Bytes) -> Result<Digest> {
         let digest = Digest::of(&bytes);
+        if self.store.repository_blob_size(repository, &digest).await?.is_some() {
+            return Ok(digest);
+        }
         let size = bytes.len() as u64;
         self.objects.put(&blob_key(&digest), PutPayload::from_bytes(bytes)).await?;
         let mut tx = self.store.begin().await?;

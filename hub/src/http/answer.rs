@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use axum::{
     Json,
     body::Bytes,
-    extract::{FromRequest, Request, State},
-    http::{HeaderValue, StatusCode, header},
+    extract::{FromRequest, FromRequestParts, Request, State},
+    http::{HeaderValue, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -63,6 +63,24 @@ impl FromRequest<SharedHub> for Raw {
                 Error::new(Kind::TooLarge, "the body is too large; send less at once")
             }
             _ => Error::new(Kind::Malformed, "the body could not be read; send it again"),
+        })
+    }
+}
+
+/// A part of the request's line, refused in the hub's own words where it does not fit.
+pub(super) struct Checked<E>(pub(super) E);
+
+impl<E> FromRequestParts<SharedHub> for Checked<E>
+where
+    E: FromRequestParts<SharedHub>,
+    E::Rejection: std::fmt::Display,
+{
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, hub: &SharedHub) -> Result<Self, Error> {
+        E::from_request_parts(parts, hub).await.map(Self).map_err(|e| {
+            let cause = e.to_string().to_lowercase();
+            Error::new(Kind::Malformed, format!("{cause}; see /api/v1/openapi.json"))
         })
     }
 }

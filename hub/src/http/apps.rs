@@ -10,7 +10,10 @@ use cairn_model::{
     api::{AppStatus, AppSummary, Deploy, LogsRequest, LogsResult, LogsStarted},
 };
 
-use super::{answer::Body, auth::By};
+use super::{
+    answer::{Body, Checked},
+    auth::By,
+};
 use crate::{
     error::{Error, Kind, Result},
     service::SharedHub,
@@ -28,20 +31,23 @@ pub(super) async fn list(State(hub): State<SharedHub>) -> Result<Json<Vec<AppSum
 pub(super) async fn deploy(
     State(hub): State<SharedHub>,
     By(who): By,
-    Path(app): Path<String>,
+    Checked(Path(app)): Checked<Path<String>>,
     Body(deploy): Body<Deploy>,
 ) -> Result<Json<AppSummary>> {
     Ok(Json(hub.deploy(&who, app_name(&app)?, &deploy).await?))
 }
 
-pub(super) async fn show(State(hub): State<SharedHub>, Path(app): Path<String>) -> Result<Json<AppStatus>> {
+pub(super) async fn show(
+    State(hub): State<SharedHub>,
+    Checked(Path(app)): Checked<Path<String>>,
+) -> Result<Json<AppStatus>> {
     Ok(Json(hub.app_status(&app_name(&app)?).await?))
 }
 
 pub(super) async fn remove(
     State(hub): State<SharedHub>,
     By(who): By,
-    Path(app): Path<String>,
+    Checked(Path(app)): Checked<Path<String>>,
 ) -> Result<StatusCode> {
     hub.remove_app(&who, &app_name(&app)?).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -50,12 +56,15 @@ pub(super) async fn remove(
 pub(super) async fn request_logs(
     State(hub): State<SharedHub>,
     By(who): By,
-    Path(app): Path<String>,
+    Checked(Path(app)): Checked<Path<String>>,
     Body(request): Body<LogsRequest>,
 ) -> Result<Json<LogsStarted>> {
     Ok(Json(hub.request_logs(&who, &app_name(&app)?, &request).await?))
 }
 
-pub(super) async fn logs(State(hub): State<SharedHub>, Path(id): Path<String>) -> Result<Json<LogsResult>> {
+pub(super) async fn logs(
+    State(hub): State<SharedHub>,
+    Checked(Path(id)): Checked<Path<String>>,
+) -> Result<Json<LogsResult>> {
     Ok(Json(hub.logs(&id).await?))
 }

@@ -9,7 +9,10 @@ use axum::{
 use cairn_model::api::{Artifact, AuditRow};
 use serde::Deserialize;
 
-use super::{answer::Raw, auth::By};
+use super::{
+    answer::{Checked, Raw},
+    auth::By,
+};
 use crate::{error::Result, service::SharedHub};
 
 /// Most rows in one answer.
@@ -38,7 +41,7 @@ pub(super) struct AuditQuery {
 
 pub(super) async fn audit(
     State(hub): State<SharedHub>,
-    Query(query): Query<AuditQuery>,
+    Checked(Query(query)): Checked<Query<AuditQuery>>,
 ) -> Result<Json<Vec<AuditRow>>> {
     Ok(Json(hub.audit_rows(query.limit.unwrap_or(100).min(MAX_ROWS)).await?))
 }

@@ -12,7 +12,7 @@ use cairn_model::enroll::{EnrollState, ReportsRequest, ReportsResponse, WaitResp
 use serde::Deserialize;
 
 use super::{
-    answer::{Body, Raw},
+    answer::{Body, Checked, Raw},
     auth::{Enrolled, Member, Origin},
 };
 use crate::{
@@ -53,7 +53,7 @@ pub(super) struct WaitQuery {
 pub(super) async fn wait(
     State(hub): State<SharedHub>,
     Enrolled(node): Enrolled,
-    Query(query): Query<WaitQuery>,
+    Checked(Query(query)): Checked<Query<WaitQuery>>,
 ) -> Result<Response> {
     let deadline = tokio::time::Instant::now() + WAIT;
     // Subscribed before the first look: what comes in between is not missed.

@@ -8,7 +8,10 @@ use axum::{
 use cairn_model::api::{LabelChange, Node, NodeEvent};
 use serde::Deserialize;
 
-use super::{answer::Body, auth::By};
+use super::{
+    answer::{Body, Checked},
+    auth::By,
+};
 use crate::{error::Result, selector::Selector, service::SharedHub};
 
 #[derive(Deserialize)]
@@ -19,19 +22,22 @@ pub(super) struct ListQuery {
 
 pub(super) async fn list(
     State(hub): State<SharedHub>,
-    Query(query): Query<ListQuery>,
+    Checked(Query(query)): Checked<Query<ListQuery>>,
 ) -> Result<Json<Vec<Node>>> {
     Ok(Json(hub.list_nodes(&Selector::parse(&query.selector)?).await?))
 }
 
-pub(super) async fn show(State(hub): State<SharedHub>, Path(node): Path<String>) -> Result<Json<Node>> {
+pub(super) async fn show(
+    State(hub): State<SharedHub>,
+    Checked(Path(node)): Checked<Path<String>>,
+) -> Result<Json<Node>> {
     Ok(Json(hub.show_node(&node).await?))
 }
 
 pub(super) async fn approve(
     State(hub): State<SharedHub>,
     By(who): By,
-    Path(node): Path<String>,
+    Checked(Path(node)): Checked<Path<String>>,
 ) -> Result<Json<Node>> {
     Ok(Json(hub.approve_node(&who, &node).await?))
 }
@@ -39,7 +45,7 @@ pub(super) async fn approve(
 pub(super) async fn label(
     State(hub): State<SharedHub>,
     By(who): By,
-    Path(node): Path<String>,
+    Checked(Path(node)): Checked<Path<String>>,
     Body(change): Body<LabelChange>,
 ) -> Result<Json<Node>> {
     Ok(Json(hub.label_node(&who, &node, change).await?))
@@ -48,7 +54,7 @@ pub(super) async fn label(
 pub(super) async fn remove(
     State(hub): State<SharedHub>,
     By(who): By,
-    Path(node): Path<String>,
+    Checked(Path(node)): Checked<Path<String>>,
 ) -> Result<StatusCode> {
     hub.remove_node(&who, &node).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -56,7 +62,7 @@ pub(super) async fn remove(
 
 pub(super) async fn events(
     State(hub): State<SharedHub>,
-    Path(node): Path<String>,
+    Checked(Path(node)): Checked<Path<String>>,
 ) -> Result<Json<Vec<NodeEvent>>> {
     Ok(Json(hub.node_events(&node).await?))
 }

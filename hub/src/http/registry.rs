@@ -1,6 +1,6 @@
 //! `/v2`: OCI Distribution 1.1 over [`crate::registry`]. Repository names hold slashes, so that paths are read by hand.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use axum::{
     body::Body,
@@ -28,6 +28,9 @@ type QueryMap = HashMap<String, String>;
 
 /// The name under which nodes get everything that is signed, whatever its repository.
 const ANY_REPOSITORY: &str = "_";
+
+/// A manifest of the largest size over a slow line.
+const MANIFEST_TIME: Duration = Duration::from_secs(120);
 
 /// What a path below `/v2/` names.
 #[derive(Debug, PartialEq, Eq)]
@@ -166,7 +169,10 @@ fn parse_path(path: &str) -> Result<(String, Target)> {
 async fn manifest_body(body: Body) -> Result<bytes::Bytes> {
     let limit = oci::MAX_MANIFEST_BYTES;
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    axum::body::to_bytes(body, most).await.map_err(|_| RegistryError::TooLarge { limit }.into())
+    match tokio::time::timeout(MANIFEST_TIME, axum::body::to_bytes(body, most)).await {
+        Ok(read) => read.map_err(|_| RegistryError::TooLarge { limit }.into()),
+        Err(_) => Err(RegistryError::Stalled(MANIFEST_TIME).into()),
+    }
 }
 
 /// A header as text.

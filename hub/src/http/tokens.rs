@@ -7,7 +7,10 @@ use axum::{
 };
 use cairn_model::api::{AccessToken, CreatedAccessToken, CreatedToken, NewAccessToken, NewToken, Token};
 
-use super::{answer::Body, auth::By};
+use super::{
+    answer::{Body, Checked},
+    auth::By,
+};
 use crate::{error::Result, service::SharedHub};
 
 pub(super) async fn list(State(hub): State<SharedHub>) -> Result<Json<Vec<Token>>> {
@@ -25,7 +28,7 @@ pub(super) async fn create(
 pub(super) async fn remove(
     State(hub): State<SharedHub>,
     By(who): By,
-    Path(id): Path<String>,
+    Checked(Path(id)): Checked<Path<String>>,
 ) -> Result<StatusCode> {
     hub.delete_enroll_token(&who, &id).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -46,7 +49,7 @@ pub(super) async fn create_access(
 pub(super) async fn remove_access(
     State(hub): State<SharedHub>,
     By(who): By,
-    Path(id): Path<String>,
+    Checked(Path(id)): Checked<Path<String>>,
 ) -> Result<StatusCode> {
     hub.delete_access_token(&who, &id).await?;
     Ok(StatusCode::NO_CONTENT)

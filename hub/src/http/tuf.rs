@@ -7,7 +7,7 @@ use axum::{
 };
 use cairn_model::NodeId;
 
-use super::auth::Reader;
+use super::{answer::Checked, auth::Reader};
 use crate::{
     error::{Error, Kind, Result},
     service::SharedHub,
@@ -20,7 +20,7 @@ fn json(bytes: Vec<u8>) -> impl IntoResponse {
 pub(super) async fn artifacts(
     State(hub): State<SharedHub>,
     Reader(_): Reader,
-    Path(file): Path<String>,
+    Checked(Path(file)): Checked<Path<String>>,
 ) -> Result<impl IntoResponse> {
     Ok(json(hub.signer.artifacts_file(file).await?))
 }
@@ -28,7 +28,7 @@ pub(super) async fn artifacts(
 pub(super) async fn director(
     State(hub): State<SharedHub>,
     Reader(caller): Reader,
-    Path((node, file)): Path<(String, String)>,
+    Checked(Path((node, file))): Checked<Path<(String, String)>>,
 ) -> Result<impl IntoResponse> {
     let node: NodeId = node
         .parse()

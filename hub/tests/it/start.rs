@@ -71,6 +71,9 @@ async fn says_how_it_is_and_refuses_what_it_does_not_know() {
     refused(&hub.api(Method::GET, "/nothing", None).await, 404, "not-found");
     refused(&hub.api(Method::PUT, "/nodes", Some(json!({}))).await, 405, "method-not-allowed");
     refused(&hub.api(Method::GET, "/nodes/nobody", None).await, 404, "not-found");
+    refused(&hub.api(Method::GET, "/nodes/%ff", None).await, 400, "malformed");
+    refused(&hub.api(Method::GET, "/audit?limit=many", None).await, 400, "malformed");
+    refused(&hub.api(Method::GET, "/nodes?selector=zone", None).await, 400, "malformed");
     // A lost token is no reason to start over.
     let output =
         binary().args(["admin-token", "--name", "second", "--data"]).arg(&hub.folder.data).output().unwrap();
