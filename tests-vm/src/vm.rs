@@ -26,6 +26,9 @@ const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// Firmware to a root shell under TCG on a loaded machine takes a minute; this is a deadline, not a time.
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 
+/// A node that has died says nothing: its journal is not waited for longer than this.
+const JOURNAL_DEADLINE: Duration = Duration::from_secs(20);
+
 /// How a node is made.
 #[derive(Debug, Clone)]
 pub struct VmConfig {
@@ -54,6 +57,7 @@ pub struct Vm {
     shell: Shell,
     forwards: Vec<(u16, u16)>,
     config: VmConfig,
+    answered: bool,
 }
 
 impl Vm {
@@ -95,7 +99,7 @@ impl Vm {
             .with_context(|| fs::read_to_string(dir.join("qemu.log")).unwrap_or_default())?;
         let shell = Shell::connect(&dir.join("shell.sock"))?;
         let Some(qemu) = guard.0.take() else { bail!("QEMU is gone") };
-        Ok(Self { dir: dir.to_owned(), qemu, qmp, shell, forwards, config })
+        Ok(Self { dir: dir.to_owned(), qemu, qmp, shell, forwards, config, answered: false })
     }
 
     /// The port on this machine's loopback that leads to the node's `port`.
@@ -117,9 +121,11 @@ impl Vm {
 
     /// Waits until the node's shell answers.
     pub fn wait_booted(&mut self) -> Result<()> {
-        self.shell.run("true", BOOT_DEADLINE).map(|_| ()).with_context(|| {
+        self.shell.run("true", BOOT_DEADLINE).with_context(|| {
             format!("the node did not boot; the end of its console:\n{}", self.console_tail())
-        })
+        })?;
+        self.answered = true;
+        Ok(())
     }
 
     /// Pulls the network cable, or plugs it in.
@@ -130,6 +136,7 @@ impl Vm {
     /// Cuts the power and boots the same disk again.
     pub fn power_cycle(mut self) -> Result<Self> {
         self.stop();
+        self.answered = false;
         let (dir, config) = (self.dir.clone(), self.config.clone());
         drop(self);
         Self::start(&dir, config)
@@ -156,7 +163,15 @@ impl Vm {
 }
 
 impl Drop for Vm {
+    /// Keeps the node's journal beside its console log: a scenario that failed is understood by it.
     fn drop(&mut self) {
+        if self.answered {
+            let journal = self
+                .shell
+                .run("journalctl -b --no-pager -o short-monotonic | tail -n 2000", JOURNAL_DEADLINE);
+            let text = journal.map_or_else(|error| format!("{error:#}"), |output| output.text);
+            fs::write(self.dir.join("journal.log"), text).ok();
+        }
         self.stop();
     }
 }

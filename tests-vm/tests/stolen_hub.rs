@@ -87,7 +87,7 @@ fn forged_artifacts(hub: &Hub, node: &NodeId) -> Result<()> {
     let mut keys = HubKeys::load(&hub.data().join("keys"))?;
     keys.artifacts_targets =
         Some(HubKeys::generate()?.artifacts_targets.context("a new set of keys is whole")?);
-    let mut artifacts = Artifacts::open(&dir, Lifetimes::default())?;
+    let artifacts = Artifacts::open(&dir, Lifetimes::default())?;
     let evil = br#"{"schemaVersion":2,"config":{}}"#;
     let entry = TargetEntry::new(Digest::of(evil), evil.len() as u64);
     artifacts.add(&keys, &[entry], Timestamp::now())?;

@@ -25,6 +25,7 @@ const PAGE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs the demo; with `once` it ends by itself.
 pub(crate) fn run(once: bool) -> Result<()> {
+    std::env::set_current_dir(crate::root()).context("the workspace's folder is gone")?;
     headline(1, "build the programs, the appliance image and the two guests");
     setup::ensure(setup::Need::Demo)?;
     image::build(Flavour::Production)?;
@@ -52,8 +53,7 @@ pub(crate) fn run(once: bool) -> Result<()> {
     show(&hub, &["node", "ls"])?;
 
     headline(5, "deploy an app of both: examples/compose.yaml");
-    let file = crate::root().join("examples/compose.yaml").display().to_string();
-    show(&hub, &["app", "deploy", &file])?;
+    show(&hub, &["app", "deploy", "examples/compose.yaml"])?;
     hub.wait_app_ready("demo", READY_DEADLINE)?;
     show(&hub, &["app", "status", "demo"])?;
     for port in PORTS {
@@ -85,7 +85,7 @@ fn say(what: &str) {
 fn show(hub: &Hub, args: &[&str]) -> Result<()> {
     println!("  $ cairn {}", args.join(" "));
     for line in hub.cairn(args)?.lines() {
-        println!("  {line}");
+        println!("{}", format!("  {line}").trim_end());
     }
     Ok(())
 }

@@ -129,7 +129,7 @@ fn scenarios() -> Result<Tally> {
 /// Runs `cargo test`, shows a line a test binary as it goes, and all of what it said where a test failed.
 fn cargo_test(name: &str, command: &mut Command) -> Result<Tally> {
     let log = crate::target().join("log").join(format!("{name}.log"));
-    let status = process::quiet(name, command);
+    let status = process::quiet(name, command.env("RUST_BACKTRACE", "0"));
     let text = fs::read_to_string(&log).with_context(|| format!("failed to read {}", log.display()))?;
     let tally = tally(&text)?;
     if let Err(error) = status {
