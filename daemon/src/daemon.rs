@@ -26,7 +26,9 @@ use crate::{
     config::{Settings, SupervisorKind},
     identity,
     ledger::Ledger,
-    link, local, notify, pull, reconcile,
+    link, local, notify,
+    pull::{self, PullError},
+    reconcile,
     report::{self, Reporter},
     source::Clocked,
     status::{self, Identity},
@@ -49,7 +51,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         ended = tasks.join_next() => ended,
     };
     notify::stopping();
-    tracing::info!("stopping; workloads under systemd go on");
+    tracing::info!("stopping");
     stop.cancel();
     let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
     if drained.is_err() {
@@ -89,7 +91,7 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
     }
     let key = Arc::new(identity::load_key(&settings.state_dir).context("the node's key cannot be used")?);
     let ledger = Ledger::open(&settings.state_dir.join("ledger.sqlite")).await?;
-    let initial = pull::from_ledger(&ledger).await.context("the applied generation cannot be taken up")?;
+    let initial = initial_generation(&ledger).await?;
     let boot = identity::boot_id().context("failed to read the boot id")?;
     let facts = identity::facts(settings);
     let node = key.public().node_id();
@@ -166,6 +168,19 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
     tasks.spawn(named("local", local::serve(listener, views, stop.clone())));
     tasks.spawn(named("notify", notify::run(work.alive, link.status, work.status, stop.clone())));
     Ok(tasks)
+}
+
+/// The generation from the ledger. One that this version of the daemon does not understand (an app that an earlier one
+/// accepted) must not keep it from its hub, where the cure comes from: then nothing is touched until that is there.
+async fn initial_generation(ledger: &Ledger) -> Result<Option<Arc<Assembled>>> {
+    match pull::from_ledger(ledger).await {
+        Ok(initial) => Ok(initial),
+        Err(PullError::Ledger(e)) => Err(e).context("the applied generation cannot be taken up"),
+        Err(e) => {
+            tracing::error!("the applied generation is not understood; what runs goes on: {}", e.chain());
+            Ok(None)
+        }
+    }
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {

@@ -415,7 +415,7 @@ impl Task {
                         return 0;
                     }
                 }
-                Err(e) if e.is_answer() => {
+                Err(e) if e.is_answer() && !e.is_passing() => {
                     // No long poll here (a proxy, an older hub): poll by the clock.
                     tracing::warn!("the long poll does not work, polling instead: {e}");
                     sleep(poll.mul_f64(0.75 + random() / 2.0)).await;

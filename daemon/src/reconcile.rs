@@ -44,6 +44,8 @@ use health::Probes;
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 /// A look after a failure of the supervisor itself.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// So many in a row mean that the connection to the supervisor is lost for good: a new daemon makes a new one.
+const MAX_BLIND_LOOKS: u32 = 10;
 /// With less room than this on the data partition, the ledger itself may fail soon.
 const LEAST_FREE_BYTES: u64 = 16 << 20;
 /// A replica that has run for so long is taken to be well: earlier failures are forgotten.
@@ -92,6 +94,8 @@ struct Task {
     slots: Slots,
     /// The generation after which what is left over was last removed.
     collected: u64,
+    /// Looks in a row for which the supervisor had no answer.
+    blind_looks: u32,
 }
 
 /// Makes the task and its handle.
@@ -116,6 +120,7 @@ pub async fn build(config: Config, stop: CancellationToken) -> (Work, impl Futur
         remembered: BTreeMap::new(),
         slots,
         collected: 0,
+        blind_looks: 0,
     };
     (Work { status: status_out, alive: alive_out }, task.run(received, stop))
 }
@@ -132,6 +137,10 @@ impl Task {
                 None => LOOK_INTERVAL,
             };
             self.alive.send_replace(Instant::now());
+            if self.blind_looks >= MAX_BLIND_LOOKS {
+                tracing::error!("the supervisor does not answer; ending, to be started again");
+                break;
+            }
             // Every arm is cancel-safe: watches and Notify keep one wake-up, the channel keeps what was not received.
             tokio::select! {
                 changed = self.config.desired.changed() => if changed.is_err() { break },
@@ -156,10 +165,12 @@ impl Task {
             Ok(units) => units,
             Err(e) => {
                 tracing::error!("{e}");
+                self.blind_looks += 1;
                 self.status.send_modify(|status| status.problems = vec![e.to_string()]);
                 return RETRY_INTERVAL;
             }
         };
+        self.blind_looks = 0;
         let wanted = view::wanted(desired);
         self.assign_addresses(desired, &units).await;
         self.probes.follow(desired, &units, &self.config.places, &self.slots);

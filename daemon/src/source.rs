@@ -58,6 +58,11 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Whether the source says itself that it is not well just now: it restarts, or a proxy misses it.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Refused { status: 500.., .. })
+    }
+
     /// Whether the source itself answered: it is there, however little it helps.
     pub fn is_answer(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::Garbage { .. } | Self::Corrupt { .. })
