@@ -82,6 +82,9 @@ pub(crate) enum RegistryError {
     /// It names a blob that is not here.
     #[error("the manifest names {0}, which this hub does not have; push it first")]
     ManifestBlobUnknown(Digest),
+    /// What is on disk is not what was pushed.
+    #[error("manifest {0} is damaged on the hub's disk; push it again")]
+    Damaged(Digest),
     /// It is in use.
     #[error("{0}")]
     Denied(String),
@@ -329,9 +332,13 @@ impl Registry {
         row.ok_or_else(|| RegistryError::ManifestUnknown(format!("{digest} (signed)")))
     }
 
-    /// A manifest's bytes.
+    /// A manifest's bytes, as they were pushed.
     pub(crate) async fn manifest_bytes(&self, digest: &Digest) -> Result<Bytes> {
-        self.small_blob(digest, oci::MAX_MANIFEST_BYTES).await
+        let bytes = self.small_blob(digest, oci::MAX_MANIFEST_BYTES).await?;
+        if Digest::of(&bytes) != *digest {
+            return Err(RegistryError::Damaged(digest.clone()));
+        }
+        Ok(bytes)
     }
 
     /// Takes a tag away, or a manifest with its tags.

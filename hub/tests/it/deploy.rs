@@ -190,6 +190,38 @@ async fn a_deploy_wakes_a_waiting_node_within_a_second() {
     assert_eq!(bundle(&hub, &mut node).await.generation, generation + 1);
 }
 
+/// Without the keys, whoever edits the data folder can break a delivery, and cannot forge one.
+#[tokio::test]
+async fn rejects_what_is_edited_in_the_data_folder_and_goes_on_serving() {
+    let mut hub = Hub::start();
+    let image = push_image(&hub, "demo/web", "1", "one").await;
+    let mut node = Node::member(&hub, "edge1").await;
+    bundle(&hub, &mut node).await;
+    hub.deploy("shop", COMPOSE).await;
+    let targets = hub.folder.data.join(format!("tuf/director/{}/targets", node.id));
+    for entry in std::fs::read_dir(targets).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("\"web\":[0]", "\"web\":[7]")).unwrap();
+    }
+    let manifest = hub.folder.data.join("blobs/sha256").join(image.hex());
+    std::fs::write(manifest, "{}").unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            hub.kill();
+            hub.restart();
+        }
+        let error = node.update(&hub).await.map(|_| ()).unwrap_err();
+        assert!(error.attack().is_some() || error.is_transport(), "{error:?}");
+        let served = node.ask(&hub, Method::GET, &format!("/v2/_/manifests/{image}")).send().await.unwrap();
+        assert_eq!(served.status(), StatusCode::INTERNAL_SERVER_ERROR, "not served as if it were whole");
+    }
+    // What is deployed next is whole again.
+    push_image(&hub, "demo/web", "1", "two").await;
+    assert_eq!(hub.deploy("shop", COMPOSE).await.0, StatusCode::OK);
+    assert_eq!(bundle(&hub, &mut node).await.desired_state.apps.len(), 1);
+}
+
 #[tokio::test]
 async fn logs_go_out_as_a_command_and_come_back_as_reports() {
     let hub = Hub::start();

@@ -80,9 +80,10 @@ fn client(error: &RegistryError) -> (StatusCode, &'static str) {
         RegistryError::Denied(_) => (StatusCode::FORBIDDEN, "DENIED"),
         RegistryError::Body(_) => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
         RegistryError::Stalled(_) => (StatusCode::REQUEST_TIMEOUT, "BLOB_UPLOAD_INVALID"),
-        RegistryError::Objects(_) | RegistryError::Store(_) | RegistryError::Signer(_) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN")
-        }
+        RegistryError::Damaged(_)
+        | RegistryError::Objects(_)
+        | RegistryError::Store(_)
+        | RegistryError::Signer(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
     }
 }
 
