@@ -231,6 +231,10 @@ impl Puller {
             Some(target) => source.manifest(&need.digest, target.length.min(need.max_bytes)).await?,
             None => source.document(&need.digest, need.max_bytes).await?,
         };
+        // Every source checks; that nothing unverified is believed must not hang on that.
+        if Digest::of(&bytes) != need.digest {
+            return Err(SourceError::Corrupt { digest: need.digest }.into());
+        }
         Ok((need.digest, bytes.to_vec()))
     }
 }
@@ -249,3 +253,6 @@ pub async fn from_ledger(ledger: &Ledger) -> Result<Option<Arc<Assembled>>, Pull
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
