@@ -10,8 +10,12 @@ use cairn_tests_vm::{
     lab::{READY_DEADLINE, fetch, wait_node},
     wait,
 };
-use cairn_trust::sign::{Artifacts, Director, HubKeys, Lifetimes, TargetEntry};
+use cairn_trust::{
+    keys::KeyPair,
+    sign::{Director, HubKeys, Lifetimes, TargetEntry, sign_file},
+};
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 #[test]
 fn stolen_hub() -> Result<()> {
@@ -81,17 +85,50 @@ fn unsigned_app(hub: &Hub, node: &NodeId) -> Result<()> {
     Ok(())
 }
 
-/// Adds a target to the artifacts repository, signed with a key that the thief has: it is not the operators' one.
+/// Adds a target to the artifacts repository. The thief has the keys of its snapshot and timestamp and signs those as
+/// the hub does; the targets he can only sign with a key that is not the operators' one.
 fn forged_artifacts(hub: &Hub, node: &NodeId) -> Result<()> {
-    let dir = hub.data().join("tuf/artifacts");
-    let mut keys = HubKeys::load(&hub.data().join("keys"))?;
-    keys.artifacts_targets =
-        Some(HubKeys::generate()?.artifacts_targets.context("a new set of keys is whole")?);
-    let artifacts = Artifacts::open(&dir, Lifetimes::default())?;
+    let keys = HubKeys::load(&hub.data().join("keys"))?;
+    let thief = HubKeys::generate()?.artifacts_targets.context("a new set of keys is whole")?;
     let evil = br#"{"schemaVersion":2,"config":{}}"#;
-    let entry = TargetEntry::new(Digest::of(evil), evil.len() as u64);
-    artifacts.add(&keys, &[entry], Timestamp::now())?;
+    let target = json!({ "length": evil.len(), "hashes": { "sha256": Digest::of(evil).hex() } });
+    let version = next_version(hub, "targets", &thief, |signed| {
+        signed["targets"][Digest::of(evil).target_name()] = target.clone();
+    })?;
+    let version = next_version(hub, "snapshot", &keys.artifacts_snapshot, |signed| {
+        signed["meta"]["targets.json"] = json!({ "version": version });
+    })?;
+    next_version(hub, "timestamp", &keys.artifacts_timestamp, |signed| {
+        signed["meta"]["snapshot.json"] = json!({ "version": version });
+    })?;
     unsigned_app(hub, node)
+}
+
+/// Publishes the next version of a role of the artifacts repository, changed and signed by `key`.
+fn next_version(hub: &Hub, role: &str, key: &KeyPair, change: impl Fn(&mut Value)) -> Result<u64> {
+    let dir = hub.data().join("tuf/artifacts");
+    let mut newest = (0, Value::Null);
+    for entry in fs::read_dir(&dir)? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(&format!("{role}.json")) {
+            let file: Value = serde_json::from_slice(&fs::read(&path)?)?;
+            let version = file["signed"]["version"].as_u64().context("a role has a version")?;
+            if version > newest.0 {
+                newest = (version, file);
+            }
+        }
+    }
+    let (version, mut file) = newest;
+    file["signed"]["version"] = json!(version + 1);
+    change(&mut file["signed"]);
+    file["signatures"] = json!([]);
+    let name = if role == "timestamp" {
+        "timestamp.json".to_owned()
+    } else {
+        format!("{}.{role}.json", version + 1)
+    };
+    fs::write(dir.join(name), sign_file(&serde_json::to_vec(&file)?, &[key])?)?;
+    Ok(version + 1)
 }
 
 /// The desired state that the hub has published for the node.
