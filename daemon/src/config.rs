@@ -99,7 +99,7 @@ pub struct Settings {
     pub network_base: Ipv4Addr,
     /// Folders of the node that an app may bind-mount from.
     pub bind_prefixes: Vec<PathBuf>,
-    /// What to log: a `tracing` filter.
+    /// What to log: a level, or `target=level` pairs with commas between.
     pub log: String,
 }
 

@@ -8,11 +8,14 @@ use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
 };
-use tracing_subscriber::{EnvFilter, Layer, layer::Context, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, filter::Targets, layer::Context, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
-/// Starts logging with `filter` (as `RUST_LOG`); a filter that does not parse means `info`.
+/// Starts logging with `filter`: a level, or `target=level` pairs with commas between; one that does not parse means
+/// `info`. Not `EnvFilter`: its filters on fields, which nobody needs here, bring a regex engine into the daemon.
 pub fn start(filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter.parse::<Targets>().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
     let registry = tracing_subscriber::registry().with(filter);
     let journal = if connected_to_journal() { JournalLog::new().ok() } else { None };
     // Fails only where logging was started before: then that goes on.
