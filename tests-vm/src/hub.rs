@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
-    vm::{free_port, run},
+    vm::{free_port, run, write_private},
     wait,
 };
 
@@ -52,7 +52,8 @@ impl Hub {
             .arg(hub.data())
             .args(["--name", "localhost", "--address", "127.0.0.1", "--address", HOST_FROM_GUEST])
             .args(extra))?;
-        fs::write(dir.join("init.log"), said)?;
+        // It tells the first admin's token.
+        write_private(&dir.join("init.log"), &said)?;
         hub.resume()?;
         hub.cairn(&[
             "context",

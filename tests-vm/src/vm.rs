@@ -218,7 +218,8 @@ fn command(dir: &Path, config: &VmConfig, forwards: &[(u16, u16)]) -> Result<Com
     Ok(command)
 }
 
-fn write_private(path: &Path, text: &str) -> Result<()> {
+/// Writes a file that only this user may read: it holds a secret.
+pub fn write_private(path: &Path, text: &str) -> Result<()> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let mut file = fs::OpenOptions::new()
         .write(true)
