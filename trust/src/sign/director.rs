@@ -125,11 +125,12 @@ impl Director {
             let (name, target) = entry.to_target(false)?;
             targets.targets.insert(name, target);
         }
-        shelf.put(&[(format!("targets/{}.{TARGET_NAME}", digest.hex()), desired_state)])?;
+        let document = format!("{}.{TARGET_NAME}", digest.hex());
+        shelf.put(&[(format!("targets/{document}"), desired_state)])?;
         let published = published(&shelf)?;
         let signing = Signing { root: &root.1, keys, node, shelf: &shelf, lifetimes: self.lifetimes, now };
         signing.sign_all(published.as_ref(), targets)?;
-        shelf.prune_documents("targets");
+        shelf.prune_documents("targets", &document);
         Ok(())
     }
 

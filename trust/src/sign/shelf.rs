@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use serde::de::DeserializeOwned;
@@ -95,15 +96,22 @@ impl Shelf {
 }
 
 impl Shelf {
-    /// As [`Shelf::prune`], for documents that are named by their hash: the youngest stay. Their order is that of the
-    /// file system's times, which is good enough for what is kept only for clients in the middle of an update.
-    pub(super) fn prune_documents(&self, folder: &str) {
+    /// As [`Shelf::prune`], for documents that are named by their hash: `current`, which is published now, stays, and of
+    /// the others the youngest. Their order is that of the file system's times, which is good enough for what is kept
+    /// only for clients in the middle of an update; those from a future that a clock was set back from go first.
+    pub(super) fn prune_documents(&self, folder: &str, current: &str) {
         let Ok(entries) = std::fs::read_dir(self.path(folder)) else { return };
-        let age = |entry: std::fs::DirEntry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()));
-        let mut documents: Vec<_> = entries.filter_map(|entry| age(entry.ok()?)).collect();
-        documents.sort();
-        let surplus = documents.len().saturating_sub(usize::try_from(KEPT_VERSIONS).unwrap_or(usize::MAX));
-        for (_, path) in documents.drain(..surplus) {
+        let now = SystemTime::now();
+        let age = |entry: std::fs::DirEntry| {
+            let modified = entry.metadata().ok()?.modified().ok()?;
+            Some((modified <= now, modified, entry.path()))
+        };
+        let others = entries.flatten().filter(|entry| entry.file_name() != current);
+        let mut others: Vec<_> = others.filter_map(age).collect();
+        others.sort();
+        let kept = usize::try_from(KEPT_VERSIONS - 1).unwrap_or(usize::MAX);
+        let surplus = others.len().saturating_sub(kept);
+        for (_, _, path) in others.drain(..surplus) {
             let _ = std::fs::remove_file(path);
         }
     }

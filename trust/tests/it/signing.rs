@@ -1,5 +1,11 @@
 //! What the hub and the operators publish, and that nodes can follow it through all that happens to keys and time.
 
+use std::{
+    fs::File,
+    time::{Duration, SystemTime},
+};
+
+use cairn_model::id::Digest;
 use cairn_trust::{
     keys::KeyPair,
     node::Update,
@@ -12,7 +18,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
-    fleet::{Hub, Member, entry},
+    fleet::{Hub, Member, desired_state, entry},
     repository::{at, day, today},
 };
 
@@ -224,6 +230,26 @@ fn old_versions_are_cleared_away() {
     assert!(metadata <= 17, "{metadata}");
     let documents = std::fs::read_dir(folder.join("targets")).unwrap().count();
     assert!(documents <= 8, "{documents}");
+}
+
+#[test]
+fn what_was_just_published_stays_after_the_clock_was_set_back() {
+    let hub = Hub::new();
+    let node = Member::of(&hub).id;
+    for generation in 1..=8 {
+        hub.deploy(&node, generation, &[]);
+    }
+    let folder = hub.folder.path().join("director").join(node.as_str()).join("targets");
+    let future = SystemTime::now() + Duration::from_secs(3600);
+    for document in std::fs::read_dir(&folder).unwrap() {
+        let file = File::options().write(true).open(document.unwrap().path()).unwrap();
+        file.set_modified(future).unwrap();
+    }
+    hub.deploy(&node, 9, &[]);
+    let wish = serde_json::to_vec(&desired_state(&node, 9, &[])).unwrap();
+    let name = format!("targets/{}.desired-state.json", Digest::of(&wish).hex());
+    assert_eq!(hub.director.file(&hub.keys, &node, &name, today()).unwrap(), wish);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 8);
 }
 
 #[test]
