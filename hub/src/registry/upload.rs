@@ -168,7 +168,7 @@ impl Lease {
         if start == at { Ok(()) } else { Err(RegistryError::OutOfOrder { got: start, at }) }
     }
 
-    /// Takes in a request's body. What came before an error stays.
+    /// Takes in a request's body. What came before an error of the client's stays; one of the disk ends the upload.
     pub(crate) async fn receive<S, E>(&mut self, mut stream: S) -> Result<()>
     where
         S: Stream<Item = std::result::Result<Bytes, E>> + Unpin,
@@ -183,10 +183,22 @@ impl Lease {
             if session.size + chunk.len() as u64 > limit {
                 return Err(RegistryError::TooLarge { limit });
             }
-            session.writer.wait_for_capacity(1).await?;
+            if let Err(error) = session.writer.wait_for_capacity(1).await {
+                // A part is lost, though its bytes are hashed: gone on with, this would become a blob with a hole.
+                self.discard().await;
+                return Err(error.into());
+            }
             session.size += chunk.len() as u64;
             session.hasher.update(&chunk);
             session.writer.put(chunk);
+        }
+    }
+
+    /// Lets go of the session, so that nobody can go on with it.
+    async fn discard(&mut self) {
+        if let Some(session) = self.session.take() {
+            // Best effort: what stays on disk has no name, and goes with the next start.
+            let _ = session.writer.abort().await;
         }
     }
 

@@ -1,7 +1,9 @@
 //! Uploads without HTTP: bounds, half-written ones, and what becomes of those that nobody goes on with.
 
+use std::{future::ready, pin::Pin};
+
 use futures_util::stream;
-use object_store::memory::InMemory;
+use object_store::{MultipartUpload, PutPayload, PutResult, UploadPart, memory::InMemory};
 
 use super::*;
 
@@ -83,4 +85,48 @@ async fn a_client_that_sends_nothing_is_let_go() {
     let mut lease = uploads.start("a").await.unwrap();
     let silence = stream::pending::<std::io::Result<Bytes>>();
     assert!(matches!(lease.receive(silence).await, Err(RegistryError::Stalled(_))));
+}
+
+/// A disk that is full for the first part, and has space again for the next.
+#[derive(Debug)]
+struct FullAtFirst(bool);
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = object_store::Result<T>> + Send + 'a>>;
+
+impl MultipartUpload for FullAtFirst {
+    fn put_part(&mut self, _: PutPayload) -> UploadPart {
+        let full = std::mem::take(&mut self.0);
+        let error =
+            || object_store::Error::Generic { store: "test", source: "no space left on device".into() };
+        Box::pin(ready(if full { Err(error()) } else { Ok(()) }))
+    }
+
+    fn complete<'life0, 'async_trait>(&'life0 mut self) -> Boxed<'async_trait, PutResult>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        unreachable!("an upload that lost a part is not completed")
+    }
+
+    fn abort<'life0, 'async_trait>(&'life0 mut self) -> Boxed<'async_trait, ()>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        Box::pin(ready(Ok(())))
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_lost_a_part_to_a_full_disk_cannot_be_gone_on_with() {
+    let (uploads, _) = uploads(100, 10);
+    let mut lease = uploads.start("a").await.unwrap();
+    let id = lease.status().id;
+    let writer = WriteMultipart::new_with_chunk_size(Box::new(FullAtFirst(true)), 1);
+    lease.session = Some(Session { writer, hasher: Sha256::new(), size: 0 });
+    assert!(matches!(lease.receive(chunks(&["a", "b", "c"])).await, Err(RegistryError::Objects(_))));
+    drop(lease);
+    assert!(matches!(uploads.take("a", &id), Err(RegistryError::UploadUnknown)));
+    assert_eq!(uploads.count(), 0);
 }
