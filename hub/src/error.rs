@@ -48,6 +48,8 @@ pub(crate) enum Kind {
     MetadataRefused,
     /// A key that this needs is not on the hub.
     KeyOffline,
+    /// What is desired of a node could not be signed; that of the others is.
+    NotSigned,
     /// The disk is full.
     DiskFull,
     /// The hub is shutting down.
@@ -80,6 +82,7 @@ impl Kind {
             Self::EnvelopeRefused => (StatusCode::FORBIDDEN, "envelope-refused"),
             Self::MetadataRefused => (StatusCode::UNPROCESSABLE_ENTITY, "metadata-refused"),
             Self::KeyOffline => (StatusCode::CONFLICT, "key-offline"),
+            Self::NotSigned => (StatusCode::INTERNAL_SERVER_ERROR, "not-signed"),
             Self::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "disk-full"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),

@@ -219,24 +219,35 @@ impl Reconciler {
         Ok(tx.commit().await?)
     }
 
-    /// Signs what the database desires and nobody is served yet.
+    /// Signs what the database desires and nobody is served yet. One node's damaged files keep only that node waiting.
     async fn publish(&self) -> Result<()> {
         let unpublished = self.store.unpublished().await?;
+        let mut failure = None;
         for batch in unpublished.chunks(PUBLISH_BATCH) {
+            let mut signed = Vec::with_capacity(batch.len());
             for desired in batch {
-                self.signer.publish(desired.clone()).await?;
+                match self.signer.publish(desired.clone()).await {
+                    Ok(()) => signed.push(desired),
+                    Err(error) => {
+                        let error = Error::from(error);
+                        tracing::error!(node = %desired.node, "what is desired is not signed: {error}");
+                        failure.get_or_insert((desired.node.clone(), error.kind, error.message));
+                    }
+                }
             }
             let mut tx = self.store.begin().await?;
-            for desired in batch {
+            for desired in &signed {
                 tx.mark_published(&desired.node, desired.generation).await?;
             }
             tx.commit().await?;
-            for desired in batch {
+            for desired in signed {
                 tracing::info!(node = %desired.node, generation = desired.generation, "signed what is desired");
                 self.waiters.wake(&desired.node);
             }
         }
-        Ok(())
+        let Some((node, kind, message)) = failure else { return Ok(()) };
+        let kind = if kind == Kind::Internal { Kind::NotSigned } else { kind };
+        Err(Error::new(kind, format!("stored, but node {node} waits for its signature: {message}")))
     }
 }
 

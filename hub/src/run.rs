@@ -31,7 +31,10 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     let (fleet, reconciler) = fleet::build(store.clone(), signer.clone());
     // Before anything is served: what a crash left between the database and the signed files is made good.
-    reconciler.look().await?;
+    if let Err(error) = reconciler.look().await {
+        // What cannot be signed for one node is no reason to leave all the others alone: each look tries again.
+        tracing::error!("the first look at the fleet failed: {error}");
+    }
 
     let shutdown = CancellationToken::new();
     let drain = settings.drain;

@@ -66,8 +66,13 @@ impl Hub {
             drop(tx);
         }
         tracing::info!(app = %name, %digest, by = who.name, "app deployed");
-        self.fleet.converge().await?;
-        Ok(self.app_status(&name).await?.summary)
+        let converged = self.fleet.converge().await;
+        let mut summary = self.app_status(&name).await?.summary;
+        match converged {
+            Err(error) if error.kind == Kind::NotSigned => summary.problems.push(error.message),
+            converged => converged?,
+        }
+        Ok(summary)
     }
 
     /// Puts the app's document into the hub's own registry.

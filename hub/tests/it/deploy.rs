@@ -223,6 +223,29 @@ async fn rejects_what_is_edited_in_the_data_folder_and_goes_on_serving() {
 }
 
 #[tokio::test]
+async fn one_nodes_damaged_files_keep_no_other_node_waiting() {
+    let mut hub = Hub::start();
+    push_image(&hub, "demo/web", "1", "one").await;
+    let mut nodes = [Node::member(&hub, "edge1").await, Node::member(&hub, "edge2").await];
+    nodes.sort_by(|a, b| a.id.cmp(&b.id));
+    let [damaged, whole] = &mut nodes;
+    bundle(&hub, whole).await;
+    let timestamp = hub.folder.data.join(format!("tuf/director/{}/timestamp.json", damaged.id));
+    std::fs::write(timestamp, b"").unwrap();
+    let everywhere = format!("{COMPOSE}    deploy: {{mode: global}}\n");
+    let (status, summary) = hub.deploy("shop", &everywhere).await;
+    assert_eq!(status, StatusCode::OK, "{summary}");
+    let problems = summary["problems"].to_string();
+    assert!(problems.contains(damaged.id.as_str()) && problems.contains("the hub's log"), "{problems}");
+    assert_eq!(bundle(&hub, whole).await.desired_state.apps.len(), 1);
+    hub.kill();
+    hub.restart();
+    assert_eq!(hub.get("/apps/shop").await["desired"], 2);
+    assert_eq!(hub.api(Method::DELETE, "/apps/shop", None).await.0, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(bundle(&hub, whole).await.desired_state.apps.len(), 0);
+}
+
+#[tokio::test]
 async fn logs_go_out_as_a_command_and_come_back_as_reports() {
     let hub = Hub::start();
     push_image(&hub, "demo/web", "1", "one").await;
