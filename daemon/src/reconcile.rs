@@ -36,6 +36,8 @@ use crate::{
 };
 
 mod health;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use health::Probes;
@@ -187,7 +189,11 @@ impl Task {
         let plan = plan::plan(input);
         self.publish(desired, &units, &plan).await;
         let all_done = self.carry_out(desired, &units, &plan).await;
-        if plan == Plan::default() && self.collected != desired.desired.generation {
+        // A unit that still stops has an empty plan too, and still stands on its layers.
+        let settled = observed
+            .iter()
+            .all(|(unit, seen)| wanted.get(unit).is_some_and(|w| seen.spec.as_ref() == Some(&w.spec)));
+        if settled && plan == Plan::default() && self.collected != desired.desired.generation {
             // Everything runs as it should, and nothing else does: what no image names is left over.
             self.collected = desired.desired.generation;
             self.config.images.collect(desired.images.clone());
