@@ -334,16 +334,45 @@ impl Task {
     }
 }
 
+/// How the name of something begins that is about to be removed.
+const GONE: &str = ".gone-";
+
 /// Removes what is in `folder` and not in `keep`; what cannot be removed costs room only, and the next time tries again.
+/// A name that is there stands for something whole, so each is renamed first, and the new names are on the disk before
+/// anything goes: a power cut in between leaves a `.gone-…`, never half a layer.
 fn remove_others(folder: &Path, keep: &BTreeSet<PathBuf>) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    let others = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| !keep.contains(path));
+    // All are listed before the first is renamed: a folder that changes may be listed twice.
+    let others: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| !keep.contains(path))
+        .filter_map(|path| set_aside(folder, path))
+        .collect();
+    if others.is_empty() || std::fs::File::open(folder).and_then(|folder| folder.sync_all()).is_err() {
+        return 0;
+    }
     others
+        .iter()
         .filter(|path| {
             let is_folder = path.symlink_metadata().is_ok_and(|m| m.is_dir());
             if is_folder { std::fs::remove_dir_all(path).is_ok() } else { std::fs::remove_file(path).is_ok() }
         })
         .count()
+}
+
+/// The name under which something may be removed piece by piece.
+fn set_aside(folder: &Path, path: PathBuf) -> Option<PathBuf> {
+    let name = path.file_name()?.to_string_lossy().into_owned();
+    if name.starts_with(GONE) {
+        return Some(path);
+    }
+    let gone = folder.join(format!("{GONE}{name}"));
+    if gone.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+        // Left of an earlier time, and in the way of the rename.
+        std::fs::remove_dir_all(&gone).ok()?;
+    }
+    std::fs::rename(&path, &gone).ok()?;
+    Some(gone)
 }
 
 /// Tells one build of a program from another without reading all of it (at boot, on a slow disk, that is seconds): its

@@ -140,3 +140,22 @@ async fn removes_what_is_left_over() {
     assert!(!setup.dir.path().join("layers").join(Digest::of(b"t1").hex()).exists());
     assert!(setup.images.module_path(&Blob { digest: Digest::of(b"wm"), size: 2 }).exists());
 }
+
+#[test]
+fn a_removal_that_was_cut_off_is_ended_and_never_half_a_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for folder in ["kept", "old", ".gone-old", ".gone-older"] {
+        std::fs::create_dir_all(at(folder).join("etc")).unwrap();
+        std::fs::write(at(folder).join("etc/file"), "x").unwrap();
+    }
+    std::fs::write(at("m.cwasm"), "x").unwrap();
+    // What is set aside is whole under its new name, and its old name is free at once.
+    assert_eq!(set_aside(dir.path(), at("old")), Some(at(".gone-old")));
+    assert!(!at("old").exists() && at(".gone-old/etc/file").exists());
+
+    assert_eq!(remove_others(dir.path(), &BTreeSet::from([at("kept")])), 3);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["kept"]);
+    assert!(at("kept/etc/file").exists());
+}
