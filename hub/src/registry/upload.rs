@@ -30,6 +30,9 @@ pub(super) const STALL: Duration = Duration::from_secs(60);
 /// An upload that nobody touched for so long is dropped.
 pub(crate) const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
+/// An upload that nobody touched for so long gives its place to a new one where all are taken.
+const IDLE: Duration = Duration::from_secs(10 * 60);
+
 /// The table of uploads. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Uploads(Arc<Table>);
@@ -71,6 +74,7 @@ pub(crate) struct Lease {
     table: Arc<Table>,
     id: String,
     session: Option<Session>,
+    resumable: bool,
 }
 
 impl Uploads {
@@ -85,18 +89,30 @@ impl Uploads {
 
     /// Starts an upload into `repository`.
     pub(crate) async fn start(&self, repository: &str) -> Result<Lease> {
+        self.start_at(repository, Instant::now()).await
+    }
+
+    async fn start_at(&self, repository: &str, now: Instant) -> Result<Lease> {
         let id = secret::random_hex(16);
-        {
+        let idle = {
             let mut sessions = self.0.lock();
-            if sessions.len() >= self.0.max_uploads {
-                return Err(RegistryError::TooManyUploads(self.0.max_uploads));
-            }
-            let slot =
-                Slot { repository: repository.to_owned(), at: 0, touched: Instant::now(), session: None };
+            let idle = if sessions.len() < self.0.max_uploads {
+                None
+            } else {
+                let oldest = longest_idle(&sessions, now);
+                let oldest = oldest.ok_or(RegistryError::TooManyUploads(self.0.max_uploads))?;
+                sessions.remove(&oldest).and_then(|slot| slot.session)
+            };
+            let slot = Slot { repository: repository.to_owned(), at: 0, touched: now, session: None };
             sessions.insert(id.clone(), slot);
-        }
+            idle
+        };
         // From here on the lease gives the place back whatever happens.
-        let mut lease = Lease { table: Arc::clone(&self.0), id, session: None };
+        let mut lease = Lease { table: Arc::clone(&self.0), id, session: None, resumable: true };
+        if let Some(idle) = idle {
+            // Best effort: what stays on disk has no name, and goes with the next start.
+            let _ = idle.writer.abort().await;
+        }
         let writer = self.0.objects.put_multipart(&lease.key()).await?;
         let writer = WriteMultipart::new_with_chunk_size(writer, CHUNK_BYTES);
         lease.session = Some(Session { writer, hasher: Sha256::new(), size: 0 });
@@ -108,7 +124,7 @@ impl Uploads {
         let mut sessions = self.0.lock();
         let slot = sessions.get_mut(id).filter(|slot| slot.repository == repository);
         let session = slot.and_then(|slot| slot.session.take()).ok_or(RegistryError::UploadUnknown)?;
-        Ok(Lease { table: Arc::clone(&self.0), id: id.to_owned(), session: Some(session) })
+        Ok(Lease { table: Arc::clone(&self.0), id: id.to_owned(), session: Some(session), resumable: true })
     }
 
     /// How far an upload is.
@@ -142,6 +158,13 @@ impl Uploads {
     }
 }
 
+/// The upload that nobody works on and that was left alone the longest, if for long enough.
+fn longest_idle(sessions: &HashMap<String, Slot>, now: Instant) -> Option<String> {
+    let idle = |slot: &Slot| slot.session.is_some() && now.duration_since(slot.touched) > IDLE;
+    let oldest = sessions.iter().filter(|(_, slot)| idle(slot)).min_by_key(|(_, slot)| slot.touched);
+    oldest.map(|(id, _)| id.clone())
+}
+
 impl Table {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
@@ -152,6 +175,12 @@ impl Lease {
     /// How far it is.
     pub(crate) fn status(&self) -> UploadStatus {
         UploadStatus { id: self.id.clone(), size: self.size() }
+    }
+
+    /// Makes it end with this hold: nobody is told its id, so nobody could go on with it.
+    pub(crate) fn in_one_request(mut self) -> Self {
+        self.resumable = false;
+        self
     }
 
     fn size(&self) -> u64 {
@@ -226,7 +255,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut sessions = self.table.lock();
-        match self.session.take() {
+        match self.session.take().filter(|_| self.resumable) {
             Some(session) => {
                 if let Some(slot) = sessions.get_mut(&self.id) {
                     slot.at = session.size;

@@ -136,6 +136,17 @@ async fn never_serves_what_is_half_written_or_not_what_was_announced() {
 }
 
 #[tokio::test]
+async fn refused_uploads_take_no_place_from_good_ones() {
+    let hub = Hub::start();
+    let bad = format!("/v2/a/blobs/uploads/?digest=sha512:{}", "0".repeat(128));
+    for _ in 0..65 {
+        refused(hub.ask(Method::POST, &bad).body("x").send().await.unwrap(), 400, "DIGEST_INVALID").await;
+    }
+    assert_eq!(hub.metric("cairn_hub_uploads").await, 0.0);
+    push_image(&hub, "demo/web", "1", "one").await;
+}
+
+#[tokio::test]
 async fn mounts_blobs_from_other_repositories() {
     let hub = Hub::start();
     let digest = push_blob(&hub, "one", b"shared".to_vec()).await;

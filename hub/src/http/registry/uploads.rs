@@ -19,13 +19,14 @@ pub(super) async fn start(ask: &Ask<'_>, body: Body) -> Result<Response> {
     {
         return Ok(created(ask, &digest));
     }
-    let mut upload = ask.hub.registry.uploads.start(ask.repository).await?;
+    let upload = ask.hub.registry.uploads.start(ask.repository).await?;
     let Some(wanted) = ask.query.get("digest") else {
         let status = upload.status();
         return Ok(accepted(ask, &status, StatusCode::ACCEPTED));
     };
+    // Nobody knows this upload's id: it cannot be gone on with.
+    let mut upload = upload.in_one_request();
     if let Err(error) = upload.receive(body.into_data_stream()).await {
-        // Nobody knows this upload's id: it cannot be gone on with.
         let _ = upload.cancel().await;
         return Err(error.into());
     }

@@ -80,6 +80,29 @@ async fn what_nobody_goes_on_with_is_dropped_after_a_day() {
 }
 
 #[tokio::test]
+async fn where_all_places_are_taken_the_longest_idle_upload_gives_up_its_own() {
+    let (uploads, _) = uploads(100, 3);
+    let oldest = uploads.start("a").await.unwrap().status().id;
+    let younger = uploads.start("a").await.unwrap().status().id;
+    let held = uploads.start("a").await.unwrap();
+    let now = Instant::now();
+    assert!(matches!(uploads.start_at("a", now).await, Err(RegistryError::TooManyUploads(3))));
+    uploads.start_at("a", now + IDLE + Duration::from_secs(1)).await.unwrap();
+    assert!(matches!(uploads.status("a", &oldest), Err(RegistryError::UploadUnknown)));
+    uploads.status("a", &younger).unwrap();
+    held.cancel().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upload_in_one_request_leaves_nothing_behind() {
+    let (uploads, _) = uploads(100, 1);
+    let mut lease = uploads.start("a").await.unwrap().in_one_request();
+    lease.receive(chunks(&["abc"])).await.unwrap();
+    drop(lease);
+    assert_eq!(uploads.count(), 0);
+}
+
+#[tokio::test]
 async fn a_client_that_sends_nothing_is_let_go() {
     let (uploads, _) = uploads(100, 10);
     let mut lease = uploads.start("a").await.unwrap();
