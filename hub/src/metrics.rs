@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use crate::{error::Result, service::Hub, store::NodeState};
+use crate::{
+    error::{Error, Kind, Result},
+    service::Hub,
+    store::NodeState,
+};
 
 /// What is counted since the start.
 #[derive(Default)]
@@ -15,6 +19,8 @@ pub(crate) struct Metrics {
     microseconds: AtomicU64,
     reports: AtomicU64,
     connections: AtomicU64,
+    // Held while the text is made: it reads the whole fleet, for anybody who asks.
+    scraping: tokio::sync::Mutex<()>,
 }
 
 impl Metrics {
@@ -58,6 +64,9 @@ impl Text {
 impl Hub {
     /// Everything worth watching, as Prometheus reads it.
     pub(crate) async fn metrics_text(&self) -> Result<String> {
+        let Ok(_only) = self.metrics.scraping.try_lock() else {
+            return Err(Error::new(Kind::Busy, "another scrape is under way; scrape again when it is over"));
+        };
         let mut text = Text(String::new());
         let nodes = self.store.nodes().await?;
         text.head("cairn_hub_nodes", "gauge", "Nodes by state.");

@@ -10,7 +10,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::{
-    harness::{Folder, Hub, PATIENCE, binary, refused},
+    harness::{Folder, Hub, PATIENCE, answer, binary, refused},
     node::Node,
 };
 
@@ -82,4 +82,22 @@ async fn says_how_it_is_and_refuses_what_it_does_not_know() {
     assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
     let check = binary().args(["check-config", "--data"]).arg(&hub.folder.data).output().unwrap();
     assert!(check.status.success());
+}
+
+#[tokio::test]
+async fn metrics_are_made_for_one_scrape_at_a_time() {
+    let hub = Hub::start();
+    let scrape = || tokio::spawn(hub.http.get(format!("{}/metrics", hub.url)).send());
+    let scrapes: Vec<_> = (0..40).map(|_| scrape()).collect();
+    let mut made = 0;
+    for scrape in scrapes {
+        let answered = answer(scrape.await.unwrap().unwrap()).await;
+        if answered.0 == StatusCode::OK {
+            made += 1;
+        } else {
+            refused(&answered, 429, "busy");
+        }
+    }
+    assert!(made > 0);
+    hub.metric("cairn_hub_nodes_waiting").await;
 }
