@@ -62,7 +62,7 @@ pub(super) async fn dispatch(
     let (repository, target) = parse_path(&path)?;
     let reading = matches!(parts.method, Method::GET | Method::HEAD);
     if repository == ANY_REPOSITORY {
-        return any_repository(&hub, &target, &parts).await;
+        return any_repository(&hub, &caller, &target, &parts).await;
     }
     let Caller::Operator(operator) = caller else {
         return Err(Fault::denied(
@@ -112,14 +112,26 @@ async fn caller(hub: &SharedHub, parts: &Parts) -> Result<Caller> {
     Ok(hub.caller(&token, auth::origin(parts)).await?)
 }
 
-/// What nodes read: signed manifests, and blobs, which are named by digests inside those.
-async fn any_repository(hub: &SharedHub, target: &Target, parts: &Parts) -> Result<Response> {
+/// What nodes read: signed manifests, and blobs, which are named by digests inside those. An app's manifest names the
+/// app's document, which may hold secrets: only the nodes that run the app learn it.
+async fn any_repository(
+    hub: &SharedHub,
+    caller: &Caller,
+    target: &Target,
+    parts: &Parts,
+) -> Result<Response> {
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return Err(Fault::unsupported());
     }
     match target {
         Target::Manifest(Reference::Digest(digest)) => {
             let row = hub.registry.find_signed_manifest(digest).await?;
+            if let Caller::Node(node) = caller
+                && row.artifact_type == oci::ARTIFACT_TYPE_APP
+                && !hub.needs(node, digest).await?
+            {
+                return Err(RegistryError::ManifestUnknown(format!("{digest} (for this node)")).into());
+            }
             manifests::send(hub, &row, parts).await
         }
         Target::Blob(digest) => blobs::get(hub, None, digest, parts).await,

@@ -1,7 +1,7 @@
 //! The fleet's members, as operators see and change them.
 
 use cairn_model::{
-    NodeId,
+    Digest, NodeId,
     api::{LabelChange, Node, NodeEvent},
     enroll::EnrollState,
 };
@@ -43,6 +43,11 @@ impl Hub {
     pub(crate) async fn node_events(&self, name: &str) -> Result<Vec<NodeEvent>> {
         let row = self.find_node(name).await?;
         Ok(self.store.events(&row.id, MAX_EVENTS).await?)
+    }
+
+    /// Whether what is desired of `node` needs this manifest.
+    pub(crate) async fn needs(&self, node: &NodeId, digest: &Digest) -> Result<bool> {
+        Ok(self.store.needs(node).await?.contains(digest))
     }
 
     /// Takes a node in; one that is a member already stays one.

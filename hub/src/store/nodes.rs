@@ -147,6 +147,15 @@ impl Store {
         rows.iter().map(desired).collect()
     }
 
+    /// Every manifest that a node needs.
+    pub(crate) async fn needs(&self, id: &NodeId) -> Result<Vec<Digest>> {
+        let row = sqlx::query("SELECT needs FROM node WHERE id = $1")
+            .bind(id.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map_or_else(|| Ok(Vec::new()), |row| parse_json("digests", row.try_get("needs")?))
+    }
+
     /// What is desired but not yet signed and served.
     pub(crate) async fn unpublished(&self) -> Result<Vec<DesiredRow>> {
         let rows = sqlx::query(

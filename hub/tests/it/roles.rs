@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     deploy::COMPOSE,
     harness::{Hub, answer, refused},
+    node::Node,
     push::push_image,
 };
 
@@ -107,4 +108,24 @@ async fn every_change_is_written_down() {
     assert_eq!(rows[0]["before"], rows[1]["after"]);
     assert!(!rows.to_string().contains(&olga), "no secret is written down");
     assert_eq!(hub.get("/audit?limit=2").await.as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_node_reads_only_the_apps_that_it_runs() {
+    let hub = Hub::start();
+    let image = push_image(&hub, "demo/web", "1", "one").await;
+    let nodes = [Node::member(&hub, "edge1").await, Node::member(&hub, "edge2").await];
+    let here = format!("{COMPOSE}    deploy: {{placement: {{constraints: [node.hostname==edge1]}}}}\n");
+    let (status, summary) = hub.deploy("shop", &here).await;
+    assert_eq!(status, StatusCode::OK, "{summary}");
+    let app = format!("/v2/_/manifests/{}", summary["digest"].as_str().unwrap());
+    let read =
+        async |node: &Node, path: &str| answer(node.ask(&hub, Method::GET, path).send().await.unwrap()).await;
+    assert_eq!(read(&nodes[0], &app).await.0, StatusCode::OK);
+    let (status, body) = read(&nodes[1], &app).await;
+    assert_eq!((status, &body["errors"][0]["code"]), (StatusCode::NOT_FOUND, &json!("MANIFEST_UNKNOWN")));
+    assert_eq!(read(&nodes[1], &format!("/v2/_/manifests/{image}")).await.0, StatusCode::OK);
+    assert_eq!(hub.ask(Method::GET, &app).send().await.unwrap().status(), StatusCode::OK);
+    hub.api(Method::DELETE, "/apps/shop", None).await;
+    assert_eq!(read(&nodes[0], &app).await.0, StatusCode::NOT_FOUND);
 }
