@@ -52,14 +52,19 @@ impl Hub {
 
     /// Takes a node in; one that is a member already stays one.
     pub(crate) async fn approve_node(&self, who: &Operator, name: &str) -> Result<Node> {
-        let row = self.find_node(name).await?;
+        let id = self.find_node(name).await?.id;
+        let mut tx = self.store.begin().await?;
+        // Read again here: a removal since then is not undone.
+        let row = tx.node(&id).await?.filter(|row| row.state != NodeState::Removed);
+        let row = row.ok_or_else(|| missing(name))?;
         if row.state == NodeState::Pending {
-            let mut tx = self.store.begin().await?;
             tx.set_node_state(&row.id, NodeState::Approved).await?;
             let (before, after) = (json!({"state": "pending"}), json!({"state": "approved"}));
             let change = who.change("node.approve", row.id.as_str(), Some(before), Some(after));
             tx.audit(clock::now_ms(), change).await?;
             tx.commit().await?;
+        } else {
+            drop(tx);
         }
         self.fleet.converge().await?;
         self.show_node(row.id.as_str()).await
