@@ -119,6 +119,7 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
 
     let images_config = images::Config {
         state_dir: settings.state_dir.clone(),
+        run_dir: settings.run_dir.clone(),
         runtimes: settings.runtimes.clone(),
         unpack: Arc::new(ProcessJobs),
         precompile,

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     jobs::{Job, JobError, JobRunner},
+    supervisor::Sandbox,
     volumes::ensure_private,
 };
 use crate::{
@@ -65,6 +66,8 @@ enum Request {
 pub struct Config {
     /// Where state lives.
     pub state_dir: PathBuf,
+    /// Where the local socket is.
+    pub run_dir: PathBuf,
     /// The programs that do the work.
     pub runtimes: Runtimes,
     /// Runs what reads outside data in little memory.
@@ -267,6 +270,8 @@ impl Task {
             ],
             memory_max: self.config.runtimes.prepare_memory_bytes,
             deadline: UNPACK_DEADLINE,
+            // Runs as a child of the daemon, within the daemon's own sandbox.
+            sandbox: None,
         };
         self.config.unpack.run(&job).await?;
         let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -296,6 +301,11 @@ impl Task {
             ],
             memory_max: self.config.runtimes.prepare_memory_bytes,
             deadline: PRECOMPILE_DEADLINE,
+            sandbox: Some(Sandbox::new(
+                &self.config.state_dir,
+                &self.config.run_dir,
+                vec![self.folders.wasm.clone()],
+            )),
         };
         self.config.precompile.run(&job).await?;
         let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

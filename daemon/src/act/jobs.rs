@@ -6,6 +6,8 @@ use std::{process::Stdio, time::Duration};
 use async_trait::async_trait;
 use tokio::{io::AsyncReadExt, process::Command};
 
+use super::supervisor::Sandbox;
+
 /// Most of a failed job's standard error that goes into its error.
 const MAX_STDERR_BYTES: u64 = 2 << 10;
 
@@ -20,6 +22,8 @@ pub struct Job {
     pub memory_max: u64,
     /// How long it may take.
     pub deadline: Duration,
+    /// What it may see of the node, where the runner has the means.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// Why a job is not done.

@@ -215,6 +215,7 @@ mod tests {
             kill_signal: Signal::SIGTERM as i32,
             stop_timeout: Duration::from_secs(5),
             delegate: false,
+            sandbox: None,
         }
     }
 

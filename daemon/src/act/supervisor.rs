@@ -3,7 +3,12 @@
 //! A unit carries what the daemon must know of it after a restart in its description: which replica it is, which spec
 //! it was made from, which ports it holds. So a daemon that comes back adopts what runs without a file of its own.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use cairn_model::Digest;
@@ -53,6 +58,27 @@ impl Tag {
     }
 }
 
+/// What a program that is not in a container may see of the node, where the supervisor has the means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Files and folders that it cannot reach.
+    pub hidden: Vec<PathBuf>,
+    /// Folders that it may write to; everything else is read-only.
+    pub writable: Vec<PathBuf>,
+}
+
+impl Sandbox {
+    /// Hides the daemon's own secrets and memory, the containers' files, and the sockets that command the node.
+    pub fn new(state_dir: &Path, run_dir: &Path, writable: Vec<PathBuf>) -> Self {
+        let state =
+            ["keys", "trust", "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "upper", "layers"];
+        let mut hidden: Vec<PathBuf> = state.iter().map(|name| state_dir.join(name)).collect();
+        hidden.push(run_dir.join("cairnd.sock"));
+        hidden.extend(["/run/dbus", "/run/systemd/private", "/run/credentials"].map(PathBuf::from));
+        Self { hidden, writable }
+    }
+}
+
 /// A unit to start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnitSpec {
@@ -84,6 +110,8 @@ pub struct UnitSpec {
     pub stop_timeout: Duration,
     /// Whether it needs a cgroup of its own to make more in.
     pub delegate: bool,
+    /// For what brings no walls of its own; a container does.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// A unit that the supervisor knows.

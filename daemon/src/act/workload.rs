@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     network::{self, Slots},
-    supervisor::{Tag, UnitSpec},
+    supervisor::{Sandbox, Tag, UnitSpec},
     volumes,
 };
 use crate::{
@@ -171,6 +171,13 @@ fn unit_spec(places: &Places, replica: &ResolvedReplica) -> UnitSpec {
         Kind::Oci => replica.limits.memory_bytes,
         Kind::Wasm => replica.limits.memory_bytes.map(|limit| limit.saturating_add(WASM_OVERHEAD)),
     };
+    let sandbox = match replica.kind {
+        // Its walls are the runtime's to build, which needs to mount and to make namespaces.
+        Kind::Oci => None,
+        Kind::Wasm => {
+            Some(Sandbox::new(&places.state_dir, &places.run_dir, writable_volumes(places, replica)))
+        }
+    };
     UnitSpec {
         tag: Tag { replica: replica.id.to_string(), spec: replica.spec_hash(), ports: host_ports(replica) },
         app: replica.id.app.to_string(),
@@ -186,7 +193,16 @@ fn unit_spec(places: &Places, replica: &ResolvedReplica) -> UnitSpec {
         kill_signal: replica.stop_signal.parse::<Signal>().unwrap_or(Signal::SIGTERM) as i32,
         stop_timeout: replica.stop_grace,
         delegate: replica.kind == Kind::Oci,
+        sandbox,
     }
+}
+
+fn writable_volumes(places: &Places, replica: &ResolvedReplica) -> Vec<PathBuf> {
+    let volumes = replica.mounts.iter().filter_map(|mount| match mount {
+        ResolvedMount::Volume { volume, read_only: false, .. } => Some(volume),
+        ResolvedMount::Volume { .. } | ResolvedMount::Tmpfs { .. } => None,
+    });
+    volumes.map(|volume| volumes::volume_path(&places.state_dir, &replica.id.app, volume)).collect()
 }
 
 fn oci(

@@ -77,6 +77,7 @@ async fn look(old: &Digest, observed: &Digest, wanted: &Digest, phase: Phase) ->
     let jobs = Arc::new(ProcessJobs);
     let config = images::Config {
         state_dir: state_dir.clone(),
+        run_dir: dir.path().join("run"),
         runtimes: runtimes.clone(),
         unpack: jobs.clone(),
         precompile: jobs,

@@ -54,7 +54,8 @@ fn setup(fails: bool) -> Setup {
         journalctl: "/x".into(),
         prepare_memory_bytes: 1,
     };
-    let config = Config { state_dir, runtimes, unpack: jobs.clone(), precompile: jobs.clone() };
+    let run_dir = state_dir.join("run");
+    let config = Config { state_dir, run_dir, runtimes, unpack: jobs.clone(), precompile: jobs.clone() };
     let stop = CancellationToken::new();
     let (images, task) = build(config, blobs, stop.clone());
     tokio::spawn(task);

@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
-use zbus::zvariant::Value;
+use zbus::zvariant::{Structure, Value};
 
 use super::{
-    super::{jobs::Job, supervisor::UnitSpec},
+    super::{
+        jobs::Job,
+        supervisor::{Sandbox, UnitSpec},
+    },
     Restart, remains_after_exit,
 };
 
@@ -74,6 +77,45 @@ pub(super) fn of_workload(spec: &UnitSpec) -> Vec<(&'static str, Value<'static>)
         properties.push(("MemorySwapMax", Value::from(0u64)));
     }
     properties.extend(restart(spec.restart));
+    properties.extend(spec.sandbox.iter().flat_map(sandbox));
+    properties
+}
+
+/// Capabilities that a program in a sandbox keeps: it listens on low ports, and reads and writes volumes whoever owns
+/// what is in them. Numbers as in `linux/capability.h`.
+const SANDBOX_CAPABILITIES: u64 = (1 << 1/* CAP_DAC_OVERRIDE */) | (1 << 10/* CAP_NET_BIND_SERVICE */);
+
+/// A native program that runs or compiles what came from outside, should that break out of it. `MemoryDenyWriteExecute=`
+/// is not among these: machine code is what it is about.
+fn sandbox(sandbox: &Sandbox) -> Vec<(&'static str, Value<'static>)> {
+    // `-`: what is not there need not be hidden.
+    let hidden: Vec<String> = sandbox.hidden.iter().map(|path| format!("-{}", path.display())).collect();
+    let writable: Vec<String> = sandbox.writable.iter().map(|path| path.display().to_string()).collect();
+    let families: Vec<String> = ["AF_UNIX", "AF_INET", "AF_INET6"].map(str::to_owned).to_vec();
+    let mut properties = vec![
+        ("ProtectSystem", Value::from("strict")),
+        ("ProtectHome", Value::from("yes")),
+        ("InaccessiblePaths", Value::from(hidden)),
+        ("ReadWritePaths", Value::from(writable)),
+        // The namespaces that it may make: none.
+        ("RestrictNamespaces", Value::from(0u64)),
+        // True: these and no others.
+        ("RestrictAddressFamilies", Value::from(Structure::from((true, families)))),
+        ("CapabilityBoundingSet", Value::from(SANDBOX_CAPABILITIES)),
+    ];
+    let switches = [
+        "NoNewPrivileges",
+        "PrivateTmp",
+        "PrivateDevices",
+        "ProtectKernelTunables",
+        "ProtectKernelModules",
+        "ProtectKernelLogs",
+        "ProtectControlGroups",
+        "ProtectClock",
+        "LockPersonality",
+        "RestrictSUIDSGID",
+    ];
+    properties.extend(switches.map(|name| (name, Value::from(true))));
     properties
 }
 
@@ -102,7 +144,7 @@ fn restart(policy: Restart) -> Vec<(&'static str, Value<'static>)> {
 
 /// The properties of a one-off job's unit.
 pub(super) fn of_job(job: &Job) -> Vec<(&'static str, Value<'static>)> {
-    vec![
+    let mut properties = vec![
         ("Description", Value::from(format!("Cairn job {}", job.name))),
         ("Slice", Value::from("cairn.slice")),
         ("Type", Value::from("oneshot")),
@@ -112,10 +154,64 @@ pub(super) fn of_job(job: &Job) -> Vec<(&'static str, Value<'static>)> {
         ("MemorySwapMax", Value::from(0u64)),
         ("TasksMax", Value::from(64u64)),
         ("DevicePolicy", Value::from("closed")),
-        ("NoNewPrivileges", Value::from(true)),
         ("PrivateNetwork", Value::from(true)),
         ("CPUWeight", Value::from(20u64)),
         ("SyslogIdentifier", Value::from(job.name.clone())),
         ("CollectMode", Value::from("inactive-or-failed")),
-    ]
+    ];
+    match &job.sandbox {
+        Some(walls) => properties.extend(sandbox(walls)),
+        None => properties.push(("NoNewPrivileges", Value::from(true))),
+    }
+    properties
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path};
+
+    use super::*;
+
+    fn job(sandbox: Option<Sandbox>) -> Job {
+        let argv = vec!["/x/cairn-wasm".to_owned()];
+        Job { name: "cairn-job-x".into(), argv, memory_max: 1, deadline: Duration::from_secs(1), sandbox }
+    }
+
+    #[test]
+    fn a_sandbox_is_said_once_in_systemds_types() {
+        let walls = Sandbox::new(Path::new("/s"), Path::new("/r"), vec!["/s/wasm".into()]);
+        let properties = of_job(&job(Some(walls)));
+        let by_name: BTreeMap<_, _> = properties.iter().map(|(name, value)| (*name, value)).collect();
+        assert_eq!(by_name.len(), properties.len(), "none is said twice");
+        for (name, signature) in [
+            ("ProtectSystem", "s"),
+            ("ProtectHome", "s"),
+            ("InaccessiblePaths", "as"),
+            ("ReadWritePaths", "as"),
+            ("RestrictNamespaces", "t"),
+            ("RestrictAddressFamilies", "(bas)"),
+            ("CapabilityBoundingSet", "t"),
+            ("NoNewPrivileges", "b"),
+            ("PrivateDevices", "b"),
+            ("RestrictSUIDSGID", "b"),
+            ("DevicePolicy", "s"),
+        ] {
+            assert_eq!(by_name[name].value_signature().to_string(), signature, "{name}");
+        }
+        assert_eq!(*by_name["CapabilityBoundingSet"], Value::from(0x402u64));
+        let hidden: Vec<String> = by_name["InaccessiblePaths"].try_clone().unwrap().try_into().unwrap();
+        for path in ["-/s/keys", "-/s/ledger.sqlite-wal", "-/r/cairnd.sock", "-/run/dbus"] {
+            assert!(hidden.iter().any(|h| h == path), "{path}");
+        }
+        assert!(!hidden.iter().any(|h| h == "-/s/wasm" || h == "-/s/blobs" || h.contains("notify")));
+    }
+
+    #[test]
+    fn a_job_without_a_sandbox_gains_no_privileges_either() {
+        let properties = of_job(&job(None));
+        assert!(
+            properties.iter().any(|(name, value)| *name == "NoNewPrivileges" && *value == Value::from(true))
+        );
+        assert!(!properties.iter().any(|(name, _)| *name == "PrivateDevices"));
+    }
 }

@@ -57,7 +57,7 @@ fn a_container_with_a_volume_a_port_and_a_neighbour() {
     assert_eq!(spec.slice, "cairn-shop.slice");
     assert_eq!(spec.memory_max, Some(64 << 20));
     assert_eq!(spec.kill_signal, 2);
-    assert!(spec.delegate);
+    assert!(spec.delegate && spec.sandbox.is_none());
     assert_eq!(spec.tag.ports, [("tcp".to_owned(), 8080)]);
     let json = places.workload_json("cairn-shop-web-0");
     assert_eq!(spec.exec_start, ["/x/cairn-oci", "run", json.to_str().unwrap()]);
@@ -81,13 +81,19 @@ fn a_component_listens_on_the_node_itself() {
     let dir = tempfile::tempdir().unwrap();
     let places = places(dir.path());
     let replicas = replicas(
-        "services:\n  api:\n    image: a@PIN\n    platform: wasi/wasm\n    ports: ['127.0.0.1:8081:8080']\n",
+        "services:\n  api:\n    image: a@PIN\n    platform: wasi/wasm\n    ports: ['127.0.0.1:8081:8080']\n    \
+         volumes: ['data:/data', 'seen:/seen:ro']\nvolumes:\n  data: {}\n  seen: {}\n",
     );
     let api = &replicas["cairn-shop-api-0"];
     let content = Content::Wasm(Blob { digest: Digest::of(b"m"), size: 1 });
     let module = Prepared::Module("/wasm/m.cwasm".into());
     let spec = make_ready(&places, api, &content, module, &Slots::new(), &[]).unwrap();
     assert!(!spec.delegate && spec.exec_stop_post.is_none());
+    let sandbox = spec.sandbox.unwrap();
+    assert_eq!(sandbox.writable, [places.state_dir.join("volumes/shop/data")]);
+    for hidden in [places.state_dir.join("keys"), places.run_dir.join("cairnd.sock"), "/run/dbus".into()] {
+        assert!(sandbox.hidden.contains(&hidden), "{}", hidden.display());
+    }
     let json = fs::read(places.workload_json("cairn-shop-api-0")).unwrap();
     let workload: WasmWorkload = serde_json::from_slice(&json).unwrap();
     assert_eq!(workload.listen, ["127.0.0.1:8081"]);
