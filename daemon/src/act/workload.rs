@@ -169,7 +169,10 @@ fn unit_spec(places: &Places, replica: &ResolvedReplica) -> UnitSpec {
     };
     let memory_max = match replica.kind {
         Kind::Oci => replica.limits.memory_bytes,
-        Kind::Wasm => replica.limits.memory_bytes.map(|limit| limit.saturating_add(WASM_OVERHEAD)),
+        Kind::Wasm => {
+            let guest = replica.limits.memory_bytes.unwrap_or(DEFAULT_WASM_MEMORY);
+            Some(guest.saturating_add(WASM_OVERHEAD))
+        }
     };
     let sandbox = match replica.kind {
         // Its walls are the runtime's to build, which needs to mount and to make namespaces.

@@ -98,6 +98,11 @@ fn a_component_listens_on_the_node_itself() {
     let workload: WasmWorkload = serde_json::from_slice(&json).unwrap();
     assert_eq!(workload.listen, ["127.0.0.1:8081"]);
     assert_eq!(workload.memory_bytes, DEFAULT_WASM_MEMORY);
+    assert_eq!(
+        spec.memory_max,
+        Some(DEFAULT_WASM_MEMORY + WASM_OVERHEAD),
+        "the process is limited as its guest is"
+    );
 }
 
 #[test]
