@@ -20,6 +20,10 @@ const EAGER_INTERVAL: Duration = Duration::from_millis(500);
 /// Most of an HTTP answer that is read: the status line.
 const MAX_ANSWER_BYTES: usize = 1024;
 
+/// A program inside a container is ended by the runtime, which alone can reach it, when the check's time is up; the
+/// runtime itself gets so much longer.
+const INSIDE_GRACE: Duration = Duration::from_secs(10);
+
 /// What the task says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
@@ -88,7 +92,7 @@ pub async fn watch(about: Verdict, check: HealthCheck, reach: Reach, verdicts: m
     let mut course = Course::new(about.health);
     loop {
         let before = course.health;
-        let asked = timeout(check.timeout, ask(&check, &reach)).await;
+        let asked = timeout(patience(&check, &reach), ask(&check, &reach)).await;
         course.probed(&check, begun.elapsed(), asked.unwrap_or(false));
         if course.health != before {
             let verdict = Verdict { health: course.health, ..about.clone() };
@@ -100,10 +104,25 @@ pub async fn watch(about: Verdict, check: HealthCheck, reach: Reach, verdicts: m
     }
 }
 
+/// How long one probe may take before it is dropped.
+fn patience(check: &HealthCheck, reach: &Reach) -> Duration {
+    match reach {
+        Reach::Address(_) => check.timeout,
+        Reach::Inside { .. } => {
+            Duration::from_secs(whole_seconds(check.timeout)).saturating_add(INSIDE_GRACE)
+        }
+    }
+}
+
+/// As `cairn-oci exec --timeout` takes it: rounded up, never none.
+fn whole_seconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
+}
+
 async fn ask(check: &HealthCheck, reach: &Reach) -> bool {
     match (&check.probe, reach) {
         (Probe::Exec { args }, Reach::Inside { program, workload }) => {
-            let seconds = check.timeout.as_secs().max(1);
+            let seconds = whole_seconds(check.timeout);
             let status = Command::new(program)
                 .arg("exec")
                 .arg(format!("--timeout={seconds}"))
@@ -196,6 +215,18 @@ mod tests {
             ("it recovers", check(0, 1), vec![(10, false), (20, true)], Health::Healthy),
         ] {
             assert_eq!(after(&check, &probes), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn the_runtime_ends_a_hanging_program_before_it_is_dropped_itself() {
+        let inside = Reach::Inside { program: "/x".into(), workload: "/w".into() };
+        let address = Reach::Address(([127, 0, 0, 1], 1).into());
+        for (ms, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (2500, 3)] {
+            let check = HealthCheck { timeout: Duration::from_millis(ms), ..check(0, 1) };
+            assert_eq!(whole_seconds(check.timeout), seconds, "{ms} ms");
+            assert_eq!(patience(&check, &inside), Duration::from_secs(seconds) + INSIDE_GRACE);
+            assert_eq!(patience(&check, &address), check.timeout);
         }
     }
 
