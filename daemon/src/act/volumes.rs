@@ -23,9 +23,12 @@ pub fn ensure_volume(state_dir: &Path, app: &AppName, volume: &str) -> io::Resul
     }
     let path = volume_path(state_dir, app, volume);
     if !path.exists() {
+        // A name that is there stands for a volume that is ready: made under another one, which no volume can have.
+        let beside = volume_path(state_dir, app, &format!(".new-{volume}"));
         ensure_private(&state_dir.join("volumes"))?;
-        fs::create_dir_all(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
+        fs::create_dir_all(&beside)?;
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o777))?;
+        fs::rename(&beside, &path)?;
     }
     Ok(path)
 }
@@ -80,6 +83,17 @@ mod tests {
         remove_writable(dir.path(), "u").unwrap();
         assert!(!second.exists());
         remove_writable(dir.path(), "u").unwrap();
+    }
+
+    #[test]
+    fn a_volume_whose_making_was_cut_off_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let app: AppName = "shop".parse().unwrap();
+        // As a kill before the change of mode leaves it.
+        ensure_private(&volume_path(dir.path(), &app, ".new-data")).unwrap();
+        let volume = ensure_volume(dir.path(), &app, "data").unwrap();
+        assert_eq!(fs::metadata(&volume).unwrap().permissions().mode() & 0o777, 0o777);
+        assert!(!volume_path(dir.path(), &app, ".new-data").exists());
     }
 
     #[test]
