@@ -146,6 +146,11 @@ impl Signer {
         self.run(move |inner, now| Ok(inner.artifacts.unsigned_targets(&entries, now)?)).await
     }
 
+    /// Whether an operator must sign the targets again, so that they do not expire.
+    pub(crate) fn awaits_renewal(&self) -> bool {
+        !self.signs_artifacts() && self.0.artifacts.targets_due(Timestamp::now())
+    }
+
     /// Takes targets metadata that an operator signed.
     pub(crate) async fn accept_targets(&self, signed: Vec<u8>) -> Result<()> {
         self.run(move |inner, now| {

@@ -39,25 +39,31 @@ pub(super) async fn run(client: &Client, args: ArtifactSign) -> Result<(), Failu
     let repository = verified(client, &folder, args.root.as_deref()).await?;
     require_role(&repository, &key, &args.key)?;
 
-    const DONE: &str = "nothing to sign: all artifacts are signed\n";
     let unsigned = match client.raw(&["api", "v1", "artifacts", "unsigned-targets"], MAX_TARGETS_BYTES).await
     {
         Ok(unsigned) => unsigned,
         // The hub has nothing to propose.
-        Err(failure) if failure.kind == Kind::NotFound => return screen::print(DONE),
+        Err(failure) if failure.kind == Kind::NotFound => {
+            return screen::print("nothing to sign: all artifacts are signed\n");
+        }
         Err(failure) => return Err(failure),
     };
     let proposal = judge(&repository, &unsigned)?;
-    if proposal.added.is_empty() {
-        return screen::print(DONE);
+    let renewal = proposal.added.is_empty();
+    if renewal {
+        screen::note(&format!(
+            "nothing new: the signature on what is genuine already is renewed, in version {} of the targets, until {}",
+            proposal.version, proposal.expires
+        ));
+    } else {
+        screen::print(&render::list(Format::Table, &proposal.added, Timestamp::now())?)?;
+        screen::note(&format!(
+            "{} to be called genuine, in version {} of the targets, until {}",
+            proposal.added.len(),
+            proposal.version,
+            proposal.expires
+        ));
     }
-    screen::print(&render::list(Format::Table, &proposal.added, Timestamp::now())?)?;
-    screen::note(&format!(
-        "{} to be called genuine, in version {} of the targets, until {}",
-        proposal.added.len(),
-        proposal.version,
-        proposal.expires
-    ));
     if args.dry_run {
         return Ok(());
     }
@@ -66,6 +72,9 @@ pub(super) async fn run(client: &Client, args: ArtifactSign) -> Result<(), Failu
     }
     let signed = sign_file(&unsigned, &[&key]).map_err(|error| Failure::failed(chain(&error)))?;
     let _: Vec<Artifact> = client.post_raw(&["artifacts", "signed-targets"], signed).await?;
+    if renewal {
+        return screen::print("signature renewed\n");
+    }
     screen::print(&format!("{} signed\n", proposal.added.len()))
 }
 

@@ -54,7 +54,11 @@ impl Offline {
     }
 
     fn propose(&self, change: impl FnOnce(&mut Value)) {
-        let unsigned = self.artifacts.unsigned_targets(&[entry(b"new")], Timestamp::now()).unwrap();
+        self.propose_with(&[entry(b"new")], change);
+    }
+
+    fn propose_with(&self, entries: &[TargetEntry], change: impl FnOnce(&mut Value)) {
+        let unsigned = self.artifacts.unsigned_targets(entries, Timestamp::now()).unwrap();
         let mut unsigned: Value = serde_json::from_slice(&unsigned).unwrap();
         change(&mut unsigned);
         self.hub.on("GET /api/v1/artifacts/unsigned-targets", 200, unsigned);
@@ -89,6 +93,18 @@ fn a_hub_that_has_nothing_to_sign_is_no_failure() {
     let offline = Offline::new();
     let said = offline.user.run(&["artifact", "sign", "--key", &offline.key]).ok();
     assert_eq!(said, "nothing to sign: all artifacts are signed\n");
+}
+
+#[test]
+fn a_signature_is_renewed_though_nothing_is_new() {
+    let offline = Offline::new();
+    offline.propose_with(&[], |_| ());
+    let ran = offline.user.run(&["artifact", "sign", "--key", &offline.key, "--yes"]);
+    let said = "nothing new: the signature on what is genuine already is renewed";
+    assert!(ran.err.contains(said), "{ran:?}");
+    assert_eq!(ran.ok(), "signature renewed\n");
+    let signed = offline.hub.only("POST /api/v1/artifacts/signed-targets").body;
+    offline.artifacts.accept_targets(&offline.keys, &signed, Timestamp::now()).unwrap();
 }
 
 #[test]

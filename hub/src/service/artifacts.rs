@@ -27,10 +27,11 @@ impl Hub {
             .collect())
     }
 
-    /// The targets metadata that would make every manifest a target, for an operator to sign.
+    /// The targets metadata that would make every manifest a target, for an operator to sign; where all are, but the
+    /// signature is past half of its life, the same targets again.
     pub(crate) async fn unsigned_targets(&self) -> Result<Vec<u8>> {
         let entries = self.registry.unsigned_entries().await?;
-        if entries.is_empty() {
+        if entries.is_empty() && !self.signer.awaits_renewal() {
             return Err(Error::new(Kind::NotFound, "every artifact is signed; there is nothing to do"));
         }
         Ok(self.signer.unsigned_targets(entries).await?)

@@ -140,6 +140,12 @@ impl Artifacts {
         seal(targets, &[])
     }
 
+    /// Whether the targets are past half of their life: time for the operators to sign them again, even if nothing is
+    /// new, where their key is not here.
+    pub fn targets_due(&self, now: Timestamp) -> bool {
+        past_half(self.lock().targets.expires, self.lifetimes.targets, now)
+    }
+
     /// Publishes targets that were signed elsewhere, if the root's targets role has signed them and they come next.
     pub fn accept_targets(&self, keys: &HubKeys, signed: &[u8], now: Timestamp) -> Result<(), SignError> {
         let mut state = self.lock();

@@ -147,6 +147,30 @@ async fn targets_can_be_signed_where_the_operators_keep_their_key() {
     assert!(matches!(member.update(&hub, 0).await.unwrap(), Update::Verified(_)));
 }
 
+#[tokio::test]
+async fn targets_signed_elsewhere_are_renewed_though_nothing_is_new() {
+    let hub = Hub::new();
+    let mut member = Member::of(&hub);
+    let app = hub.push(b"app");
+    hub.deploy(&member.id, 1, std::slice::from_ref(&app));
+    let path = hub.folder.path().join("keys/artifacts-targets.pem");
+    let offline = KeyPair::load(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let hub = Hub { keys: HubKeys::load(&hub.folder.path().join("keys")).unwrap(), ..hub };
+
+    let due = |days| hub.artifacts.targets_due(day(days));
+    assert_eq!((due(0), due(180), due(190), due(400)), (false, false, true, true));
+    let unsigned = hub.artifacts.unsigned_targets(&[], day(190)).unwrap();
+    let signed = sign_file(&unsigned, &[&offline]).unwrap();
+    hub.artifacts.accept_targets(&hub.keys, &signed, day(190)).unwrap();
+    assert_eq!((due(190), due(400)), (false, true));
+    hub.director.file(&hub.keys, &member.id, "timestamp.json", day(370)).unwrap();
+    hub.artifacts.file(&hub.keys, "timestamp.json", day(370)).unwrap();
+    let (director, artifacts) = hub.serve(&member.id);
+    let update = member.verifier.update(&director, &artifacts, at(day(370)), 0).await;
+    assert!(matches!(update, Ok(Update::Verified(_))), "a year later: {update:?}");
+}
+
 #[test]
 fn pushing_the_same_artifact_again_signs_nothing() {
     let hub = Hub::new();
