@@ -196,6 +196,7 @@ impl From<crate::sign::SignerError> for Error {
                 "the artifacts targets key is not on this hub; sign with `cairn artifact sign`",
             ),
             crate::sign::SignerError::Refused(message) => Self::new(Kind::MetadataRefused, message),
+            crate::sign::SignerError::Full(message) => Self::new(Kind::TooLarge, message),
             crate::sign::SignerError::NoSuchFile => Self::new(
                 Kind::NotFound,
                 "no such metadata; the node has no generation yet, or the name is not TUF's",
@@ -207,6 +208,9 @@ impl From<crate::sign::SignerError> for Error {
 
 impl From<crate::registry::RegistryError> for Error {
     fn from(source: crate::registry::RegistryError) -> Self {
-        Self::internal("the hub could not use its registry", source)
+        match source {
+            crate::registry::RegistryError::Signer(full @ crate::sign::SignerError::Full(_)) => full.into(),
+            other => Self::internal("the hub could not use its registry", other),
+        }
     }
 }

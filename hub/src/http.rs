@@ -36,8 +36,8 @@ use route::{Route, delete, get, patch, post, put};
 
 /// A Compose file of 1 MiB, quoted as JSON.
 const API_BODY: usize = 4 << 20;
-/// Targets metadata of some ten thousand artifacts.
-const METADATA_BODY: usize = 16 << 20;
+/// Targets metadata of the largest size that nodes read.
+const METADATA_BODY: usize = 32 << 20;
 /// Some envelopes of the largest size.
 const REPORTS_BODY: usize = 8 << 20;
 /// An enrolment request is facts and a token.

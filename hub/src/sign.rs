@@ -25,6 +25,9 @@ pub(crate) enum SignerError {
     /// Metadata from outside that does not verify; the text is for the client.
     #[error("{0}")]
     Refused(String),
+    /// There are as many artifacts as nodes can read; the text is for the client.
+    #[error("{0}")]
+    Full(String),
     /// Keys or repositories could not be opened.
     #[error("failed to open the {what} in {path}")]
     Open {
@@ -52,6 +55,7 @@ impl From<SignError> for SignerError {
             error @ (SignError::Refused(_) | SignError::WrongVersion { .. } | SignError::NotMetadata(_)) => {
                 Self::Refused(chain(&error))
             }
+            full @ SignError::Full { .. } => Self::Full(full.to_string()),
             other => Self::Sign(other),
         }
     }

@@ -97,6 +97,15 @@ pub enum SignError {
         /// The one that fits.
         expected: u64,
     },
+    /// Nodes would refuse targets of this size.
+    #[error(
+        "the targets would be larger than {limit} bytes, near the most that nodes read; push no more to this hub, \
+         start another for new artifacts"
+    )]
+    Full {
+        /// The most that is published.
+        limit: u64,
+    },
     /// The input is no metadata file.
     #[error("not a TUF metadata file: {0}")]
     NotMetadata(String),

@@ -19,7 +19,7 @@ use super::{
     shelf::{Shelf, is_versioned},
     target_name, version,
 };
-use crate::client::ClientError;
+use crate::client::{ClientError, Limits};
 
 /// The artifacts repository in one folder.
 #[derive(Debug)]
@@ -126,6 +126,7 @@ impl Artifacts {
         let key = keys.require_artifacts_targets()?;
         require_key(&state.root, RoleName::Targets, "artifacts targets", key)?;
         let file = seal(targets, &[key])?;
+        require_room(&file)?;
         self.publish(&mut state, keys, &file, now)
     }
 
@@ -148,6 +149,7 @@ impl Artifacts {
 
     /// Publishes targets that were signed elsewhere, if the root's targets role has signed them and they come next.
     pub fn accept_targets(&self, keys: &HubKeys, signed: &[u8], now: Timestamp) -> Result<(), SignError> {
+        require_room(signed)?;
         let mut state = self.lock();
         let refused = |error| SignError::Refused(ClientError::refused("targets")(error));
         let candidate = Metadata::<sigstore_tuf::Targets>::from_slice(signed).map_err(refused)?;
@@ -257,6 +259,12 @@ impl Artifacts {
         state.timestamp = self.shelf.parse("timestamp.json", &file)?;
         Ok(())
     }
+}
+
+/// Refuses targets that are so large that nodes refuse them, or soon would: room is left to sign them anew.
+fn require_room(targets: &[u8]) -> Result<(), SignError> {
+    let limit = Limits::default().targets / 16 * 15;
+    if targets.len() as u64 > limit { Err(SignError::Full { limit }) } else { Ok(()) }
 }
 
 /// What was written beside the targets.

@@ -7,11 +7,12 @@ use std::{
 
 use cairn_model::id::Digest;
 use cairn_trust::{
+    client::Limits,
     keys::KeyPair,
     node::Update,
     sign::{
-        Artifacts, Director, HubKeys, Lifetimes, RoleName, RootChange, SignError, next_root, rotate_root,
-        sign_file,
+        Artifacts, Director, HubKeys, Lifetimes, RoleName, RootChange, SignError, TargetEntry, next_root,
+        rotate_root, sign_file,
     },
 };
 use jiff::Timestamp;
@@ -169,6 +170,23 @@ async fn targets_signed_elsewhere_are_renewed_though_nothing_is_new() {
     let (director, artifacts) = hub.serve(&member.id);
     let update = member.verifier.update(&director, &artifacts, at(day(370)), 0).await;
     assert!(matches!(update, Ok(Update::Verified(_))), "a year later: {update:?}");
+}
+
+#[test]
+fn targets_that_nodes_would_not_read_are_not_published() {
+    let hub = Hub::new();
+    let limit = usize::try_from(Limits::default().targets).unwrap() / 16 * 15;
+    let mut signed = hub.artifacts.file(&hub.keys, "1.targets.json", today()).unwrap();
+    signed.resize(limit + 1, b' ');
+    let refused = hub.artifacts.accept_targets(&hub.keys, &signed, today()).unwrap_err();
+    assert!(matches!(refused, SignError::Full { .. }), "{refused}");
+    let name = "n".repeat(512);
+    let entry = |i: usize| TargetEntry::new(Digest::of(&i.to_le_bytes()), 1).name(&name);
+    let many: Vec<_> = (0..limit / 512).map(entry).collect();
+    let refused = hub.artifacts.add(&hub.keys, &many, today()).unwrap_err();
+    assert!(matches!(refused, SignError::Full { .. }), "{refused}");
+    hub.push(b"app");
+    assert_eq!(hub.artifacts.entries().len(), 1);
 }
 
 #[test]

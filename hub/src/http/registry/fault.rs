@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::{
     error::{Error, Kind},
     registry::RegistryError,
+    sign::SignerError,
 };
 
 /// An error with its OCI code.
@@ -72,7 +73,9 @@ fn client(error: &RegistryError) -> (StatusCode, &'static str) {
         RegistryError::DigestMismatch { .. } | RegistryError::DigestInvalid(_) => {
             (StatusCode::BAD_REQUEST, "DIGEST_INVALID")
         }
-        RegistryError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
+        RegistryError::TooLarge { .. } | RegistryError::Signer(SignerError::Full(_)) => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID")
+        }
         RegistryError::TooManyUploads(_) => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
         RegistryError::ManifestInvalid(_) => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
         RegistryError::ManifestUnknown(_) => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
