@@ -11,7 +11,10 @@ use cairn_model::{
 use cairn_trust::{envelope, keys::KeyPair};
 use jiff::Timestamp;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::SendTimeoutError},
+        watch,
+    },
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -29,8 +32,10 @@ const STATUS_DEBOUNCE: Duration = Duration::from_millis(200);
 const BATCH_BYTES: usize = 512 << 10;
 /// Most that the outbox may take on the disk: months of events of a node without its hub.
 const MAX_OUTBOX_BYTES: u64 = 16 << 20;
-/// Records that may wait for the task; a full channel makes the teller wait, it loses nothing.
+/// Records that may wait for the task; a full channel makes the teller wait, for [`PATIENCE`].
 const CHANNEL: usize = 64;
+/// How long a teller waits for room.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// First and longest pause between tries to send.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Most reports that wait in memory while the disk takes none.
@@ -63,8 +68,11 @@ impl Reporter {
     }
 
     async fn record(&self, record: Record) {
-        // Closed only while the daemon ends: what happens then shows in the next status.
-        let _ = self.records.send(record).await;
+        // Closed only while the daemon ends: what happens then shows in the next status. Who tells is the task that
+        // starts workloads, which must not hang on the one that reports.
+        if let Err(SendTimeoutError::Timeout(record)) = self.records.send_timeout(record, PATIENCE).await {
+            tracing::error!(?record, "a record is lost: the reports' task has taken none for a while");
+        }
     }
 }
 
@@ -166,8 +174,13 @@ impl Task {
         while let Some(record) = self.config.records.recv().await {
             self.store(record, RecordClass::Event).await;
         }
+        let all = async {
+            while *self.unsent.borrow() > 0 && self.config.hub.borrow().is_some() && self.send().await.is_ok()
+            {
+            }
+        };
         tokio::select! {
-            _ = self.send() => {}
+            () = all => {}
             () = sleep(DRAIN) => {}
         }
     }
@@ -209,46 +222,46 @@ impl Task {
         }
     }
 
-    /// Sends what waits, oldest first, until nothing does or something fails.
+    /// Sends the oldest of what waits, one batch: in between the task takes what others tell.
     async fn send(&self) -> Result<(), String> {
         let Some(hub) = self.config.hub.borrow().clone() else { return Ok(()) };
         let ledger = |e: LedgerError| chain(&e);
         if !self.ledger.sequence_is_known().await.map_err(ledger)? {
             // A ledger that is new, perhaps because the old one was lost: go on after what the hub knows.
-            let answer =
-                hub.reports(&ReportsRequest { envelopes: vec![] }).await.map_err(|e| e.to_string())?;
-            self.ledger.resume_sequence(answer.acknowledged).await.map_err(ledger)?;
+            self.resume(&hub).await?;
         }
-        loop {
-            let rows = self.ledger.next_reports(BATCH_BYTES).await.map_err(ledger)?;
-            let Some(last) = rows.last().map(|row| row.report.sequence) else { break };
-            let request = ReportsRequest { envelopes: self.sign(&rows)? };
-            match hub.reports(&request).await {
-                Ok(answer) => {
-                    let dropped =
-                        self.ledger.acknowledge(answer.acknowledged.min(last)).await.map_err(ledger)?;
-                    self.count().await;
-                    if dropped == 0 {
-                        return Err(format!(
-                            "the hub has stored none of {} reports; trying again",
-                            rows.len()
-                        ));
-                    }
+        let rows = self.ledger.next_reports(BATCH_BYTES).await.map_err(ledger)?;
+        let Some(last) = rows.last().map(|row| row.report.sequence) else {
+            self.count().await;
+            return Ok(());
+        };
+        let request = ReportsRequest { envelopes: self.sign(&rows)? };
+        match hub.reports(&request).await {
+            Ok(answer) => {
+                let dropped = self.ledger.acknowledge(answer.acknowledged.min(last)).await.map_err(ledger)?;
+                self.count().await;
+                if dropped == 0 {
+                    return Err(format!("the hub has stored none of {} reports; trying again", rows.len()));
                 }
-                Err(SourceError::Refused { status: 409, message, .. }) => {
-                    // The hub was restored from an earlier backup: it misses numbers that we have dropped.
-                    tracing::warn!(
-                        "the hub wants other sequence numbers ({message}); starting after what it knows"
-                    );
-                    let empty = ReportsRequest { envelopes: vec![] };
-                    let answer = hub.reports(&empty).await.map_err(|e| e.to_string())?;
-                    self.ledger.resume_sequence(answer.acknowledged).await.map_err(ledger)?;
-                }
-                Err(e) => return Err(e.to_string()),
+                Ok(())
             }
+            Err(SourceError::Refused { status: 409, message, .. }) => {
+                // The hub was restored from an earlier backup: it misses numbers that we have dropped.
+                tracing::warn!(
+                    "the hub wants other sequence numbers ({message}); starting after what it knows"
+                );
+                self.resume(&hub).await?;
+                // Not at once: a hub that answers so every time would be asked without end.
+                Err("the hub wanted other sequence numbers; reports are numbered afresh".to_owned())
+            }
+            Err(e) => Err(e.to_string()),
         }
-        self.count().await;
-        Ok(())
+    }
+
+    async fn resume(&self, hub: &HubClient) -> Result<(), String> {
+        let empty = ReportsRequest { envelopes: vec![] };
+        let answer = hub.reports(&empty).await.map_err(|e| e.to_string())?;
+        self.ledger.resume_sequence(answer.acknowledged).await.map_err(|e| chain(&e))
     }
 
     fn sign(&self, rows: &[OutboxRow]) -> Result<Vec<String>, String> {
@@ -257,3 +270,6 @@ impl Task {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

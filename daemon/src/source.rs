@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 
 mod http;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use http::{Clocked, HubClient, HubTls};
 

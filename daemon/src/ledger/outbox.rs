@@ -144,7 +144,7 @@ impl Ledger {
         let mut tx = self.pool.begin().await.map_err(write())?;
         // Numbered rows stand before the others; their ids keep that order.
         sqlx::query("UPDATE outbox SET sequence = NULL").execute(&mut *tx).await.map_err(write())?;
-        self.set_next_sequence_in(&mut tx, acknowledged + 1).await?;
+        self.set_next_sequence_in(&mut tx, acknowledged.saturating_add(1)).await?;
         sqlx::query("INSERT OR REPLACE INTO meta (key, value) VALUES ('sequence-known', x'01')")
             .execute(&mut *tx)
             .await

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use super::*;
 
 /// A hub of this test's own, over TLS by a CA of its own.
-struct Hub {
+pub(crate) struct Hub {
     url: url::Url,
     ca_pem: String,
 }
@@ -39,7 +39,7 @@ fn certificates() -> (String, rustls::ServerConfig) {
     (certificate.pem(), config)
 }
 
-async fn hub(router: Router) -> Hub {
+pub(crate) async fn hub(router: Router) -> Hub {
     let (ca_pem, config) = certificates();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -59,7 +59,7 @@ async fn hub(router: Router) -> Hub {
 }
 
 impl Hub {
-    fn client(&self) -> HubClient {
+    pub(crate) fn client(&self) -> HubClient {
         let tls = HubTls { ca_pem: self.ca_pem.clone(), clock: Clocked { floor: None } };
         HubClient::build(self.url.clone(), &tls, Arc::new(KeyPair::generate().unwrap())).unwrap()
     }
