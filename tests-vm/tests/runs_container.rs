@@ -10,7 +10,7 @@ use cairn_tests_vm::{
 };
 
 const COMPOSE: &str = "
-name: shop
+name: corner-shop
 services:
   web:
     image: demo/web:1
@@ -40,16 +40,16 @@ fn runs_container() -> Result<()> {
     let file = lab.dir().join("compose.yaml");
     fs::write(&file, COMPOSE)?;
     hub.cairn(&["app", "deploy", &file.display().to_string()])?;
-    let status = hub.wait_app_ready("shop", READY_DEADLINE)?;
+    let status = hub.wait_app_ready("corner-shop", READY_DEADLINE)?;
     ensure!(status["replicas"][0]["status"]["health"] == "healthy", "not healthy: {status}");
     let port = vm.forwarded(8080).unwrap_or_default();
     ensure!(fetch(port, "/", READY_DEADLINE)?.contains("Cairn"), "the page is not the demo's");
 
-    let unit = "cairn-shop-web-0.service";
+    let unit = "cairn-corner_shop-web-0.service";
     let shown = vm.check(&format!(
         "systemctl show {unit} -p ActiveState -p MainPID -p MemoryMax -p TasksMax -p Slice"
     ))?;
-    for line in ["ActiveState=active", "MemoryMax=67108864", "TasksMax=50", "Slice=cairn-shop.slice"] {
+    for line in ["ActiveState=active", "MemoryMax=67108864", "TasksMax=50", "Slice=cairn-corner_shop.slice"] {
         ensure!(shown.contains(line), "{line} is missing: {shown}");
     }
     let proc = format!("/proc/$(systemctl show {unit} -p MainPID --value)");
@@ -74,12 +74,13 @@ fn runs_container() -> Result<()> {
         Ok(root.contains("kept").then_some(()))
     })?;
     fetch(port, "/", READY_DEADLINE)?;
-    hub.cairn(&["app", "logs", "shop"])?;
+    hub.cairn(&["app", "logs", "corner-shop"])?;
 
-    hub.cairn(&["app", "rm", "shop"])?;
+    hub.cairn(&["app", "rm", "corner-shop"])?;
     wait::until("the container to be gone", READY_DEADLINE, || {
-        let units =
-            vm.check("systemctl list-units --no-legend --plain 'cairn-shop-*'; ls /run/cairn/workloads")?;
+        let units = vm.check(
+            "systemctl list-units --no-legend --plain 'cairn-corner_shop-*'; ls /run/cairn/workloads",
+        )?;
         Ok(units.trim().is_empty().then_some(()))
     })?;
     Ok(())

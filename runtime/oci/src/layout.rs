@@ -142,9 +142,9 @@ fn check(workload: &OciWorkload) -> Result<()> {
     let id = &workload.id;
     if id.is_empty()
         || id.len() > 100
-        || !id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        || !id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
     {
-        bail!("id {id:?} is not 1 to 100 of a-z, 0-9 and hyphens");
+        bail!("id {id:?} is not 1 to 100 of a-z, 0-9, hyphens and underscores");
     }
     if !workload.run_dir.is_absolute() {
         bail!("run_dir {} is not absolute", workload.run_dir.display());

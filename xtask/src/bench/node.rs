@@ -49,8 +49,15 @@ pub(super) fn measure() -> Result<Vec<Row>> {
 
 /// PSS of a process in MiB.
 fn pss(vm: &mut Vm, pid: &str) -> Result<f64> {
-    let text = vm.check(&format!("awk '/^Pss:/ {{print $2}}' /proc/{pid}/smaps_rollup"))?;
-    Ok(text.trim().parse::<f64>().with_context(|| format!("no PSS of {pid}: {text}"))? / 1024.0)
+    sum_of_pss(&vm.check(&format!("grep ^Pss: /proc/{pid}/smaps_rollup"))?)
+}
+
+/// Adds up lines like `Pss:  1234 kB`, in MiB: the appliance has no awk.
+fn sum_of_pss(text: &str) -> Result<f64> {
+    let kib =
+        text.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok()).sum::<f64>();
+    anyhow::ensure!(text.contains("Pss:") || text.trim().is_empty(), "no PSS in: {text}");
+    Ok(kib / 1024.0)
 }
 
 /// From `cairn app deploy` to the first HTTP answer, against a restart of the same unit to its first answer.
@@ -139,10 +146,10 @@ fn overhead(lab: &Lab, hub: &Hub, vm: &mut Vm, replicas: u32) -> Result<Row> {
     hub.wait_app_ready("many", READY_DEADLINE)?;
     let total = |vm: &mut Vm, filter: &str| -> Result<f64> {
         let text = vm.check(&format!(
-            "for f in $(find /sys/fs/cgroup -path '*cairn-many-main-*' -name cgroup.procs {filter}); do cat $f; done | \
-             while read p; do awk '/^Pss:/ {{print $2}}' /proc/$p/smaps_rollup; done | awk '{{s+=$1}} END {{print s+0}}'"
+            "for p in $(find /sys/fs/cgroup -path '*cairn-many-main-*' -name cgroup.procs {filter} -exec cat {{}} +); \
+             do grep ^Pss: /proc/$p/smaps_rollup; done; true"
         ))?;
-        Ok(text.trim().parse::<f64>()? / 1024.0)
+        sum_of_pss(&text)
     };
     let ours = total(vm, "-not -path '*/payload/*'")?;
     let theirs = total(vm, "-path '*/payload/*'")?;
@@ -178,4 +185,16 @@ fn boot(lab: &Lab, hub: &Hub) -> Result<Row> {
         unit: "s",
         against: "the same image with cairnd masked",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sum_of_pss;
+
+    #[test]
+    fn adds_up_lines_of_smaps_rollup() {
+        assert_eq!(sum_of_pss("Pss:   1024 kB\nPss:   512 kB\n").unwrap(), 1.5);
+        assert_eq!(sum_of_pss("").unwrap(), 0.0);
+        assert!(sum_of_pss("cat: no such file").is_err());
+    }
 }
