@@ -83,7 +83,12 @@ pub async fn run(
 }
 
 async fn carry_out(journalctl: &std::path::Path, command: &Command, reporter: &Reporter) {
-    let CommandKind::Logs { app, service, lines } = &command.kind;
+    let CommandKind::Logs { app, service, lines } = &command.kind else {
+        let text = "this node does not update its OS; boot it from an image of Cairn".to_owned();
+        return reporter
+            .output(CommandOutput { command: command.id.clone(), chunk: 0, text, exit_code: Some(1) })
+            .await;
+    };
     let mut child = process::Command::new(journalctl);
     child.args(logs_args(app, service.as_ref(), *lines));
     let (text, code) = output_of(child).await;

@@ -103,7 +103,12 @@ pub fn build(
 ) -> (Link, impl Future<Output = ()> + use<>) {
     let hub_address = config.hub.as_ref().map(|hub| hub.url.to_string());
     let (status, status_out) = watch::channel(LinkStatus {
-        state: if config.hub.is_some() { LinkState::Enrolling } else { LinkState::Unconfigured },
+        // A node with a generation is a member: it has only not heard of its hub yet.
+        state: match &config.hub {
+            _ if initial.is_some() => LinkState::Offline,
+            Some(_) => LinkState::Enrolling,
+            None => LinkState::Unconfigured,
+        },
         problem: None,
         refusal: None,
         last_contact: None,

@@ -33,7 +33,7 @@ pub struct Identity {
 /// The status that goes to the hub.
 pub fn node_status(link: &LinkStatus, work: &WorkStatus) -> NodeStatus {
     let problems = link.refusal.iter().chain(&link.problem).chain(&work.problems).cloned().collect();
-    NodeStatus { generation: work.generation, workloads: work.workloads.clone(), problems }
+    NodeStatus { generation: work.generation, workloads: work.workloads.clone(), problems, os: None }
 }
 
 /// The status that the local socket shows.
@@ -50,6 +50,7 @@ pub fn local_status(identity: &Identity, link: &LinkStatus, work: &WorkStatus, u
         generation: node.generation,
         workloads: node.workloads,
         problems: node.problems,
+        os: node.os,
         unsent_reports: unsent,
     }
 }

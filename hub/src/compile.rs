@@ -52,6 +52,7 @@ pub(crate) fn compile(
         node: node.clone(),
         generation: last_generation + 1,
         apps: wanted,
+        os: None,
         commands: commands.to_vec(),
         policy: Policy::default(),
     };

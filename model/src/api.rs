@@ -21,6 +21,11 @@
 //! | `GET /artifacts` | → `Vec<Artifact>` | viewer |
 //! | `GET /artifacts/unsigned-targets` | → the next `targets` metadata to sign, raw JSON | operator |
 //! | `POST /artifacts/signed-targets` | the signed metadata, raw JSON → `Vec<Artifact>` | operator |
+//! | `GET /os/releases` | → `Vec<OsRelease>` newest version first | viewer |
+//! | `GET /os/nodes?selector=k=v` | → `Vec<OsNode>` | viewer |
+//! | `POST /os/set` | `OsSet` → `Vec<OsNode>`: those it changed | operator |
+//! | `POST /os/unset` | `OsNodes` → `Vec<OsNode>`: those it changed | operator |
+//! | `POST /os/apply` | `OsNodes` → `Vec<OsNode>`: those that are told to restart | operator |
 //! | `GET /audit?limit=N` | → `Vec<AuditRow>` newest first | viewer |
 //!
 //! Times are RFC 3339 in UTC. Every error has the body [`ApiError`].
@@ -31,10 +36,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    desired::{DesiredOs, OsHealth, RebootPolicy},
     enroll::EnrollState,
     facts::Facts,
     id::{AppName, Digest, NodeId, ServiceName},
-    report::{NodeStatus, Severity, WorkloadStatus},
+    release::Release,
+    report::{NodeStatus, OsStatus, Severity, WorkloadStatus},
 };
 
 /// The body of every answer that is an error.
@@ -321,6 +328,73 @@ pub struct Artifact {
     pub signed: bool,
     /// When it was pushed.
     pub pushed_at: String,
+}
+
+/// An OS release in the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OsRelease {
+    /// Digest of its manifest.
+    pub digest: Digest,
+    /// What it says of itself.
+    pub release: Release,
+    /// A target of the artifacts repository: nodes accept it.
+    pub signed: bool,
+    /// When it was pushed.
+    pub pushed_at: String,
+    /// On how many nodes it is desired.
+    pub desired: u32,
+    /// On how many nodes it runs.
+    pub running: u32,
+}
+
+/// Some nodes: those named, and those whose labels match.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OsNodes {
+    /// Ids or host names.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// `k=v,k!=v`.
+    #[serde(default)]
+    pub selector: Option<String>,
+}
+
+/// An OS to run on some nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OsSet {
+    /// A version, or the digest of a release where several have that version.
+    pub release: String,
+    /// Where: every node that is a member now and matches; those that join later are not included.
+    #[serde(flatten)]
+    pub nodes: OsNodes,
+    /// The version is older than what some of the nodes run, and that is meant.
+    #[serde(default)]
+    pub allow_downgrade: bool,
+    /// Try it again on nodes where it failed.
+    #[serde(default)]
+    pub retry: bool,
+    /// When the nodes restart into it.
+    #[serde(default)]
+    pub reboot: RebootPolicy,
+    /// What decides whether it stays.
+    #[serde(default)]
+    pub health: OsHealth,
+}
+
+/// A node and its OS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OsNode {
+    /// Its id.
+    pub node: NodeId,
+    /// Its host name.
+    pub hostname: String,
+    /// Heard of within the last two minutes.
+    pub online: bool,
+    /// What it shall run; absent where nobody said.
+    pub desired: Option<DesiredOs>,
+    /// What it last said; absent where it has not said anything yet.
+    pub status: Option<OsStatus>,
 }
 
 /// Who changed what.

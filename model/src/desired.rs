@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     document::{self, DocumentError},
     id::{AppName, Digest, NodeId, ServiceName},
+    os_version::OsVersion,
 };
 
 /// The target name of this document in the node's director repository.
@@ -31,6 +32,9 @@ pub struct DesiredState {
     pub generation: u64,
     /// The apps to run, by name.
     pub apps: BTreeMap<AppName, DesiredApp>,
+    /// The OS to run; what runs is left alone where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<DesiredOs>,
     /// One-off requests, each carried out at most once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<Command>,
@@ -57,6 +61,9 @@ impl DesiredState {
             if id.is_empty() || id.len() > 128 || !ids.insert(id) {
                 return Err(DocumentError::CommandId { id: id.chars().take(80).collect() });
             }
+        }
+        if let Some(os) = &state.os {
+            os.check()?;
         }
         let Policy { poll_seconds, report_seconds } = state.policy;
         for (key, seconds) in [("poll_seconds", poll_seconds), ("report_seconds", report_seconds)] {
@@ -104,6 +111,8 @@ pub enum CommandKind {
         /// At most so many lines, newest last; the node caps it at 10,000.
         lines: u32,
     },
+    /// Restart into the OS that stands written in the other slot, without waiting for a window.
+    OsApply,
 }
 
 /// How a node behaves towards its hub.
@@ -119,5 +128,83 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self { poll_seconds: 60, report_seconds: 300 }
+    }
+}
+
+/// The OS that a node shall run, and how it gets there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredOs {
+    /// Digest of the release artifact's OCI manifest; its config blob is a [`crate::Release`].
+    pub release: Digest,
+    /// The version that the release says of itself: for people, the signed release counts.
+    pub version: OsVersion,
+    /// An operator asked by name for a version older than the running one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_downgrade: bool,
+    /// A release that failed on the node is tried again when this number is larger than at that failure.
+    #[serde(default)]
+    pub attempt: u32,
+    /// When the node restarts into it.
+    #[serde(default)]
+    pub reboot: RebootPolicy,
+    /// What decides whether it stays.
+    #[serde(default)]
+    pub health: OsHealth,
+}
+
+impl DesiredOs {
+    fn check(&self) -> Result<(), DocumentError> {
+        let Self { reboot, health, .. } = self;
+        let cause = match reboot {
+            _ if health.deadline_seconds == 0 || health.deadline_seconds > 86_400 => {
+                "os.health.deadline_seconds is not within 1 to 86400"
+            }
+            RebootPolicy::Window { windows, .. } if windows.is_empty() || windows.len() > 32 => {
+                "os.reboot.windows does not have 1 to 32 entries"
+            }
+            RebootPolicy::Window { windows, time_zone }
+                if time_zone.len() > 64 || windows.iter().any(|window| window.len() > 64) =>
+            {
+                "os.reboot has a text of over 64 bytes"
+            }
+            _ => return Ok(()),
+        };
+        Err(DocumentError::Os { cause })
+    }
+}
+
+/// When a node restarts into an OS that stands written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum RebootPolicy {
+    /// As soon as it is written.
+    #[default]
+    AtOnce,
+    /// Within the next maintenance window.
+    Window {
+        /// `[DAYS ]HH:MM-HH:MM`; DAYS as in systemd.time(7): `Mon`, `Mon..Fri`, `Sat,Sun`; a window that ends before
+        /// it begins runs over midnight.
+        windows: Vec<String>,
+        /// IANA name of the zone that the windows are in, `Europe/Berlin`; `UTC` where nothing else is said.
+        time_zone: String,
+    },
+    /// Only on `cairn os apply`, or when the node restarts for another reason.
+    Manual,
+}
+
+/// What must hold before a new OS is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OsHealth {
+    /// Seconds from the start of cairnd until all of it must hold.
+    pub deadline_seconds: u32,
+    /// The hub must have answered; false for nodes without a network.
+    pub hub: bool,
+}
+
+impl Default for OsHealth {
+    fn default() -> Self {
+        Self { deadline_seconds: 600, hub: true }
     }
 }

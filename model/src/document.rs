@@ -58,6 +58,18 @@ pub enum DocumentError {
         /// Which.
         key: &'static str,
     },
+    /// An OS policy that cannot be followed.
+    #[error("the desired state's {cause}; set it with `cairn os set`")]
+    Os {
+        /// Which part, and why.
+        cause: &'static str,
+    },
+    /// A release that cannot be what it says.
+    #[error("the release is unsound: {cause}; make it again with `cairn-image release`")]
+    Release {
+        /// Which part, and why.
+        cause: &'static str,
+    },
     /// Reports count from one.
     #[error("the report of {node} has sequence 0; they count from 1")]
     Sequence {

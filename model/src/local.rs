@@ -4,10 +4,19 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{id::NodeId, report::WorkloadStatus};
+use crate::{
+    id::NodeId,
+    report::{OsStatus, WorkloadStatus},
+};
 
 /// Path of the status on the socket.
 pub const STATUS_PATH: &str = "/v1/status";
+
+/// `POST` here restarts into the OS that stands written (204), whatever the policy; 409 with a reason where none does.
+pub const OS_APPLY_PATH: &str = "/v1/os/apply";
+
+/// `GET` here answers once the OS that runs is kept (200) or given up (409 with the reason): `cairnd os confirm`.
+pub const OS_CONFIRM_PATH: &str = "/v1/os/confirm";
 
 /// How the node stands, as it sees itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +41,9 @@ pub struct LocalStatus {
     pub workloads: Vec<WorkloadStatus>,
     /// What keeps the node from doing as it is told, in words with a cure; empty where all is well.
     pub problems: Vec<String>,
+    /// How the OS stands; absent where the node does not update its OS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OsStatus>,
     /// Reports that the hub has not acknowledged yet.
     pub unsent_reports: u64,
 }

@@ -7,6 +7,7 @@ use crate::{
     document::{self, DocumentError},
     facts::Facts,
     id::{AppName, BootId, Digest, NodeId, ServiceName},
+    os_version::OsVersion,
 };
 
 /// The `schema` number of [`Report`].
@@ -70,6 +71,118 @@ pub struct NodeStatus {
     pub workloads: Vec<WorkloadStatus>,
     /// What keeps the node from doing as it is told, in words with a cure; empty where all is well.
     pub problems: Vec<String>,
+    /// How its OS stands; absent where the node does not update its OS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OsStatus>,
+}
+
+/// How the OS of a node stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OsStatus {
+    /// The version that runs.
+    pub version: OsVersion,
+    /// What kind of machine the OS is for.
+    pub compatible: String,
+    /// The slot that runs.
+    pub slot: Slot,
+    /// What the other slot holds, where it can be booted.
+    pub other: Option<OsVersion>,
+    /// Where the latest update stands.
+    pub state: OsState,
+    /// The release that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Digest>,
+    /// That release's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<OsVersion>,
+    /// How far its transfer is, or what it came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<OsProgress>,
+    /// Why it is in this state, with a cure where one is needed: what was refused, which check failed and the last lines
+    /// of its log, what the node waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// One of the two places for an OS on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Slot {
+    /// Partitions 2 and 3.
+    A,
+    /// Partitions 4 and 5.
+    B,
+}
+
+impl Slot {
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// `a` or `b`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+}
+
+/// The steps of an update (design section 7), and how it can end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OsState {
+    /// Nothing to do.
+    Idle,
+    /// The release goes into the other slot.
+    Fetching,
+    /// All of it is there and verified; the boot loader does not know it yet.
+    Written,
+    /// The boot loader will try it at the next start.
+    Armed,
+    /// It runs, and must show that it is well.
+    Trying,
+    /// It runs and stays.
+    Good,
+    /// It was tried, and the node went back.
+    RolledBack,
+    /// The release is not for this node, or failed here before.
+    Refused,
+    /// The transfer or the writing failed; it is tried again.
+    Failed,
+}
+
+/// How a release comes to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OsMethod {
+    /// A patch on what runs.
+    Patch,
+    /// The chunks that neither slot has.
+    Chunks,
+}
+
+/// How far a transfer is. All counts are bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OsProgress {
+    /// By which way.
+    pub method: OsMethod,
+    /// Written to the slot so far.
+    pub written: u64,
+    /// To be written in all.
+    pub total: u64,
+    /// Fetched so far.
+    pub fetched: u64,
+    /// To be fetched in all.
+    pub to_fetch: u64,
+    /// What a transfer without delta would fetch.
+    pub full: u64,
+    /// Fetched a second, over the last seconds.
+    pub rate: u64,
 }
 
 /// How one replica stands.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::version::OsVersion;
+use crate::OsVersion;
 
 /// Tries that a new entry gets before the loader falls back.
 pub const FIRST_TRIES: u32 = 3;

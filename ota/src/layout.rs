@@ -1,7 +1,7 @@
 //! Where everything lies on a Cairn disk: two slots of root and hash tree between the ESP and the data partition.
 //! Types follow the Discoverable Partitions Specification; labels carry the version that a slot holds.
 
-use crate::version::OsVersion;
+use crate::OsVersion;
 
 /// One mebibyte in bytes.
 pub const MIB: u64 = 1024 * 1024;

@@ -3,10 +3,11 @@
 //! It starts no task. What stands today is what the image builder and the daemon must agree on: the partitions, their
 //! labels, and the names of boot entries.
 
+pub mod carrier;
 pub mod entry;
 pub mod layout;
-pub mod version;
 
+pub use cairn_model::os_version::{OsVersion, VersionError};
+pub use carrier::{Carrier, FolderCarrier};
 pub use entry::{BootEntry, EntryError};
 pub use layout::{Partition, Role};
-pub use version::{OsVersion, VersionError};

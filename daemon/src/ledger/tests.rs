@@ -32,7 +32,12 @@ fn report(marker: u64) -> Report {
         boot: "0".repeat(32).parse::<BootId>().unwrap(),
         sequence: 0,
         time_ms: 0,
-        records: vec![Record::Status(NodeStatus { generation: marker, workloads: vec![], problems: vec![] })],
+        records: vec![Record::Status(NodeStatus {
+            generation: marker,
+            workloads: vec![],
+            problems: vec![],
+            os: None,
+        })],
     }
 }
 

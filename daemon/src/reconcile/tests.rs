@@ -95,6 +95,7 @@ async fn look(old: &Digest, observed: &Digest, wanted: &Digest, phase: Phase) ->
             node: KeyPair::generate().unwrap().public().node_id(),
             generation: 1,
             apps: BTreeMap::new(),
+            os: None,
             commands: vec![],
             policy: Policy::default(),
         },

@@ -26,7 +26,7 @@ async fn a_hub_that_refuses_every_number_is_asked_at_a_pace_and_records_are_take
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&dir.path().join("ledger.sqlite")).await.unwrap();
     let (status_in, status) =
-        watch::channel(NodeStatus { generation: 1, workloads: vec![], problems: vec![] });
+        watch::channel(NodeStatus { generation: 1, workloads: vec![], problems: vec![], os: None });
     let (interval_in, report_seconds) = watch::channel(60);
     let (hub_in, hub_out) = watch::channel(Some(hub.client()));
     let (reporter, records) = Reporter::channel();

@@ -62,7 +62,8 @@ async fn a_deploy_reaches_the_node_signed_pinned_and_whole() {
         restarts: 0,
         detail: None,
     };
-    let status = NodeStatus { generation: node.applied, workloads: vec![workload], problems: vec![] };
+    let status =
+        NodeStatus { generation: node.applied, workloads: vec![workload], problems: vec![], os: None };
     let sent = node.send(&hub, vec![node.report(1, vec![Record::Status(status)])]).await;
     assert_eq!(sent, (StatusCode::OK, json!({"acknowledged": 1})));
     let app = hub.get("/apps/shop").await;

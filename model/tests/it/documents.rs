@@ -42,6 +42,7 @@ fn desired() -> DesiredState {
         node: "n-0123456789abcdef".parse().unwrap(),
         generation: 7,
         apps: BTreeMap::from([("shop".parse().unwrap(), app)]),
+        os: None,
         commands: vec![Command { id: "c1".to_owned(), not_after: 1_800_000_000, kind: logs }],
         policy: Policy::default(),
     }
@@ -71,6 +72,7 @@ fn report() -> Report {
                 generation: 7,
                 workloads: vec![workload],
                 problems: vec!["the hub is not reachable; check the network".to_owned()],
+                os: None,
             }),
             Record::Event(Event {
                 time_ms,

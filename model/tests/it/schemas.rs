@@ -1,6 +1,6 @@
 //! The JSON Schemas in `docs/schema/` are those of the types.
 
-use cairn_model::{DesiredState, Facts, Report, enroll::EnrollRequest};
+use cairn_model::{DesiredState, Facts, Release, Report, enroll::EnrollRequest};
 use schemars::{JsonSchema, schema_for};
 
 use crate::check_golden;
@@ -15,6 +15,7 @@ fn check<T: JsonSchema>(name: &str) {
 #[test]
 fn schemas_are_those_of_the_types() {
     check::<DesiredState>("desired-state");
+    check::<Release>("release");
     check::<Report>("report");
     check::<Facts>("facts");
     check::<EnrollRequest>("enroll-request");

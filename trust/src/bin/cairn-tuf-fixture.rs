@@ -55,6 +55,7 @@ fn main() -> anyhow::Result<()> {
             node: node.clone(),
             generation,
             apps: [("web".parse()?, app)].into(),
+            os: None,
             commands: Vec::new(),
             policy: Policy::default(),
         };

@@ -89,6 +89,7 @@ pub(crate) fn desired_state(node: &NodeId, generation: u64, apps: &[TargetEntry]
         node: node.clone(),
         generation,
         apps: apps.iter().enumerate().map(app).collect(),
+        os: None,
         commands: Vec::new(),
         policy: Policy::default(),
     }
