@@ -17,6 +17,7 @@ pub mod os_version;
 pub mod release;
 pub mod report;
 pub mod resolve;
+pub mod window;
 pub mod workload;
 
 pub use desired::DesiredState;
@@ -26,3 +27,4 @@ pub use id::{AppName, BootId, Digest, IdError, NodeId, ServiceName};
 pub use os_version::OsVersion;
 pub use release::Release;
 pub use report::Report;
+pub use window::MaintenanceWindow;
