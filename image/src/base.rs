@@ -126,11 +126,26 @@ fn drop_privileges(tree: &mut Tree) {
     tree.for_each_file(|node| node.mode &= 0o1777);
 }
 
+/// What an image is for that nothing else is said about.
+pub const DEFAULT_COMPATIBLE: &str = "cairn-generic-amd64";
+
+/// Refuses what the release document could not carry, or a line of os-release.
+pub fn check_compatible(text: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
+    ensure!(
+        (1..=64).contains(&text.len()) && text.chars().all(allowed),
+        "'{text}' names no kind of machine; use 1 to 64 of a-z, 0-9, '.', '_' and '-', such as {DEFAULT_COMPATIBLE}"
+    );
+    Ok(())
+}
+
 /// Who the image says it is.
 #[derive(Debug)]
 pub struct Identity<'a> {
     /// Version of the image.
     pub version: &'a OsVersion,
+    /// Which machines it is for: a node takes only releases with the same string.
+    pub compatible: &'a str,
     /// Build time in Unix seconds.
     pub epoch: u64,
     /// Whether it is a test image.
@@ -142,11 +157,12 @@ impl Identity<'_> {
     pub fn os_release(&self) -> Result<String> {
         let seconds = i64::try_from(self.epoch).context("the build time is out of range")?;
         let built = jiff::Timestamp::from_second(seconds).context("the build time is out of range")?;
-        let version = self.version;
+        let Self { version, compatible, .. } = self;
         let variant = if self.test { "test" } else { "production" };
         Ok(format!(
             "ID=cairn\nID_LIKE=debian\nNAME=\"Cairn\"\nPRETTY_NAME=\"Cairn {version}\"\nVERSION_ID={version}\n\
-             IMAGE_ID=cairn\nIMAGE_VERSION={version}\nBUILD_ID={built}\nVARIANT_ID={variant}\nDEFAULT_HOSTNAME=cairn\n"
+             IMAGE_ID=cairn\nIMAGE_VERSION={version}\nBUILD_ID={built}\nVARIANT_ID={variant}\nDEFAULT_HOSTNAME=cairn\n\
+             CAIRN_COMPATIBLE={compatible}\n"
         ))
     }
 }
@@ -170,12 +186,23 @@ mod tests {
     }
 
     #[test]
-    fn os_release_names_version_and_time() {
+    fn os_release_names_version_time_and_machines() {
         let version = "1.2.3".parse().unwrap();
-        let text = Identity { version: &version, epoch: 1_763_200_800, test: false }.os_release().unwrap();
+        let (compatible, epoch) = ("acme-box-2", 1_763_200_800);
+        let text = Identity { version: &version, compatible, epoch, test: false }.os_release().unwrap();
+        assert!(text.ends_with("\nCAIRN_COMPATIBLE=acme-box-2\n"), "{text}");
         assert!(
             text.contains("IMAGE_ID=cairn\nIMAGE_VERSION=1.2.3\nBUILD_ID=2025-11-15T10:00:00Z\n"),
             "{text}"
         );
+    }
+    #[test]
+    fn only_plain_words_name_machines() {
+        for good in [DEFAULT_COMPATIBLE, "a", "acme_box.v2"] {
+            assert!(check_compatible(good).is_ok(), "{good}");
+        }
+        for bad in ["", "Acme", "a b", "a\nID=evil", "a/b", "é", &"a".repeat(65)] {
+            assert!(check_compatible(bad).unwrap_err().to_string().contains("such as"), "{bad}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::modules::{self, Modules};
 use crate::sbom::OwnFile;
 use crate::tools::Tools;
 use crate::tree::Tree;
-use crate::{base, data, deb, disk, esp, fetch, initrd, root, sbom, uki, verity};
+use crate::{base, compress, data, deb, disk, esp, fetch, initrd, root, sbom, uki, verity};
 
 /// Programs of ours, where they lie in an image.
 const PROGRAMS: [(&str, &str); 4] = [
@@ -55,7 +55,17 @@ pub struct Request {
     pub test: bool,
     /// Build time, if not the lock's.
     pub epoch: Option<u64>,
+    /// Which machines it is for.
+    pub compatible: String,
+    /// Whether to write `disk.raw.zst` beside `disk.raw`.
+    pub compress: bool,
 }
+
+/// The `schema` number of [`Manifest`]; 2 names what machines the image is for.
+pub const MANIFEST_SCHEMA: u32 = 2;
+
+/// The whole disk, compressed.
+pub const COMPRESSED_DISK: &str = "disk.raw.zst";
 
 /// What was built, as `manifest.json` says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +74,10 @@ pub struct Manifest {
     pub schema: u32,
     /// Version of the image.
     pub version: String,
+    /// Which machines it is for.
+    pub compatible: String,
+    /// CPU architecture in Debian's (and Go's) names.
+    pub arch: String,
     /// Whether it is a test image.
     pub test: bool,
     /// dm-verity root hash of the root.
@@ -92,6 +106,7 @@ pub struct Artifact {
 
 /// Builds everything into the output folder. `progress` hears of every step.
 pub fn build(request: &Request, progress: &mut dyn FnMut(&str)) -> Result<Manifest> {
+    base::check_compatible(&request.compatible)?;
     let lock = Lock::load(&request.lock)?;
     let epoch = request.epoch.unwrap_or(lock.epoch);
     let inputs = inputs_hash(request)?;
@@ -128,15 +143,22 @@ pub fn build(request: &Request, progress: &mut dyn FnMut(&str)) -> Result<Manife
         version: &request.version,
     };
     disk::write(&at("disk.raw"), &content)?;
+    let _ = std::fs::remove_file(at(COMPRESSED_DISK));
+    if request.compress {
+        progress("compressing the disk");
+        compress::compress(&at("disk.raw"), &at(COMPRESSED_DISK))?;
+    }
     let manifest = Manifest {
-        schema: 1,
+        schema: MANIFEST_SCHEMA,
         version: request.version.to_string(),
+        compatible: request.compatible.clone(),
+        arch: lock.arch,
         test: request.test,
         root_hash: tree.root_hash,
         kernel: composed.kernel,
         epoch,
         inputs,
-        files: artifacts(&request.output)?,
+        files: artifacts(&request.output, request.compress)?,
     };
     let text = serde_json::to_string_pretty(&manifest).context("failed to write the manifest")? + "\n";
     write(&at("manifest.json"), text.as_bytes())?;
@@ -183,7 +205,8 @@ fn compose(request: &Request, lock: &Lock, tools: &Tools, epoch: u64) -> Result<
     if request.test {
         preset.push_str(&tree.text("usr/lib/systemd/system-preset/10-cairn-test.preset")?);
     }
-    let identity = Identity { version: &request.version, epoch, test: request.test };
+    let (version, compatible) = (&request.version, request.compatible.as_str());
+    let identity = Identity { version, compatible, epoch, test: request.test };
     let users = base::finish(&mut tree, &identity, &preset)?;
     let sbom = sbom::document(lock, &own, &request.version, epoch)?;
     tree.file("usr/share/cairn/sbom.spdx.json", 0o644, sbom.as_bytes())?;
@@ -282,7 +305,8 @@ fn inputs_hash(request: &Request) -> Result<String> {
         hasher.update(content);
     };
     add("lock", &read(&request.lock)?);
-    add("options", format!("{} {} {:?}", request.version, request.test, request.epoch).as_bytes());
+    let Request { version, test, epoch, compatible, compress, .. } = request;
+    add("options", format!("{version} {test} {epoch:?} {compatible} {compress}").as_bytes());
     for name in PROGRAMS.iter().map(|(name, _)| *name).chain([INIT]) {
         add(name, &read(&request.binaries.join(name))?);
     }
@@ -296,9 +320,10 @@ fn inputs_hash(request: &Request) -> Result<String> {
     Ok(hex::encode(hasher.finalize()))
 }
 
-fn artifacts(folder: &Path) -> Result<Vec<Artifact>> {
+fn artifacts(folder: &Path, compressed: bool) -> Result<Vec<Artifact>> {
     let mut files = Vec::new();
-    for name in ["disk.raw", "root.erofs", "root.verity", "sbom.spdx.json", "uki.efi"] {
+    let names = ["disk.raw", "root.erofs", "root.verity", "sbom.spdx.json", "uki.efi"];
+    for name in names.into_iter().chain(compressed.then_some(COMPRESSED_DISK)) {
         let mut file = open(&folder.join(name))?;
         let size = file.metadata().with_context(|| format!("failed to read {name}"))?.len();
         let sha256 = match name {

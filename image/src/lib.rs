@@ -9,6 +9,7 @@
 pub mod apt;
 pub mod base;
 pub mod build;
+pub mod compress;
 pub mod data;
 pub mod deb;
 pub mod disk;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use cairn_image::{apt, build, fetch, lock::Lock};
+use cairn_image::{apt, base, build, fetch, lock::Lock};
 use clap::{Args, Parser, Subcommand};
 
 /// Makes bootable Cairn images from a lock of Debian packages, without root, chroot or (in build) network.
@@ -77,6 +77,12 @@ struct BuildArgs {
     /// Build time in Unix seconds; otherwise SOURCE_DATE_EPOCH, otherwise the time in the lock.
     #[arg(long, env = "SOURCE_DATE_EPOCH")]
     epoch: Option<u64>,
+    /// Which machines the image is for; a node takes only releases with its own string.
+    #[arg(long, default_value = base::DEFAULT_COMPATIBLE)]
+    compatible: String,
+    /// Write disk.raw.zst too, for `cairn-image flash`.
+    #[arg(long)]
+    compress: bool,
 }
 
 fn main() -> ExitCode {
@@ -129,6 +135,8 @@ fn build(args: BuildArgs) -> Result<()> {
         output: args.output,
         test: args.test,
         epoch: args.epoch,
+        compatible: args.compatible,
+        compress: args.compress,
     };
     if args.if_changed && build::is_current(&request)? {
         println!("{} is up to date", request.output.display());

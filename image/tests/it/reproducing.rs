@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cairn_image::base::DEFAULT_COMPATIBLE;
 use cairn_image::build::{self, Request};
 
 const PROGRAMS: [&str; 5] = ["cairnd", "cairn", "cairn-oci", "cairn-wasm", "cairn-init"];
@@ -23,6 +24,8 @@ fn request(packages: &Path, folder: &Path, name: &str, test: bool) -> Request {
         output: folder.join(name),
         test,
         epoch: None,
+        compatible: DEFAULT_COMPATIBLE.into(),
+        compress: true,
     }
 }
 
@@ -41,7 +44,15 @@ fn two_builds_are_equal_in_every_byte() {
         build::build(request, &mut |_| {}).unwrap();
         assert!(build::is_current(request).unwrap());
     }
-    for name in ["disk.raw", "root.erofs", "root.verity", "uki.efi", "sbom.spdx.json", "manifest.json"] {
+    for name in [
+        "disk.raw",
+        "disk.raw.zst",
+        "root.erofs",
+        "root.verity",
+        "uki.efi",
+        "sbom.spdx.json",
+        "manifest.json",
+    ] {
         let [one, two] = requests.each_ref().map(|request| std::fs::read(request.output.join(name)).unwrap());
         assert!(one == two, "{name} differs");
     }
