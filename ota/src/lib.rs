@@ -4,8 +4,10 @@
 //! labels, and the names of boot entries.
 
 pub mod carrier;
+pub mod chunks;
 pub mod entry;
 pub mod layout;
+pub mod verity;
 
 pub use cairn_model::os_version::{OsVersion, VersionError};
 pub use carrier::{Carrier, FolderCarrier};
