@@ -23,8 +23,8 @@ mod tests;
 pub use cutter::{AVERAGE, Cutter, MAX, MIN};
 pub use index::{Index, IndexError, MAX_CHUNKS, MAX_INDEX_BYTES};
 
-/// Level of zstd: chunks are compressed once and fetched often.
-const LEVEL: i32 = 19;
+/// Level of zstd for releases: they are compressed once and fetched often.
+pub const LEVEL: i32 = 19;
 
 /// Chunks that are compressed at once; bounds the builder's memory.
 const BATCH: usize = 256;
@@ -102,13 +102,20 @@ pub enum PackError {
 #[error("the bytes of a chunk are not those that its digest names")]
 pub struct DamagedChunk;
 
-/// Cuts a root file system and a kernel image, writes each distinct chunk to `out`, and says what stands where.
+/// Cuts a root file system and a kernel image, writes each distinct chunk to `out`, compressed at `level` of zstd
+/// ([`LEVEL`] for releases), and says what stands where.
 ///
 /// # Errors
 /// If a payload cannot be read or the pack cannot be written.
-pub fn pack(root: &Path, uki: &Path, out: &mut dyn Write) -> Result<Index, PackError> {
-    let mut packer =
-        Packer { out, batch: Vec::new(), known: HashMap::new(), order: Vec::new(), packed: Vec::new() };
+pub fn pack(root: &Path, uki: &Path, level: i32, out: &mut dyn Write) -> Result<Index, PackError> {
+    let mut packer = Packer {
+        out,
+        level,
+        batch: Vec::new(),
+        known: HashMap::new(),
+        order: Vec::new(),
+        packed: Vec::new(),
+    };
     for (part, path) in [(Part::Root, root), (Part::Uki, uki)] {
         let read = |source| PackError::Read { path: path.to_owned(), source };
         let mut cutter = Cutter::new(File::open(path).map_err(read)?, part.alignment());
@@ -122,6 +129,7 @@ pub fn pack(root: &Path, uki: &Path, out: &mut dyn Write) -> Result<Index, PackE
 /// What is packed so far. Distinct chunks have numbers in the order in which they first occur.
 struct Packer<'a> {
     out: &'a mut dyn Write,
+    level: i32,
     batch: Vec<Vec<u8>>,
     known: HashMap<[u8; 32], (usize, u32)>,
     /// Number, length and digest of each chunk in turn.
@@ -150,7 +158,7 @@ impl Packer<'_> {
     }
 
     fn flush(&mut self) -> Result<(), PackError> {
-        for bytes in compress_all(&self.batch)? {
+        for bytes in compress_all(&self.batch, self.level)? {
             self.out.write_all(&bytes).map_err(PackError::Write)?;
             self.packed.push(bytes.len() as u32);
         }
@@ -183,11 +191,12 @@ fn advance(sum: &mut u64, length: u32) -> u64 {
 }
 
 /// Compresses on all cores; what does not become smaller stays as it is.
-fn compress_all(chunks: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, PackError> {
+fn compress_all(chunks: &[Vec<u8>], level: i32) -> Result<Vec<Vec<u8>>, PackError> {
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let share = chunks.len().div_ceil(workers).max(1);
     let compressed: Vec<io::Result<Vec<Vec<u8>>>> = thread::scope(|scope| {
-        let started: Vec<_> = chunks.chunks(share).map(|share| scope.spawn(|| compress(share))).collect();
+        let started: Vec<_> =
+            chunks.chunks(share).map(|share| scope.spawn(move || compress(share, level))).collect();
         started
             .into_iter()
             .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -200,8 +209,8 @@ fn compress_all(chunks: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, PackError> {
     Ok(all)
 }
 
-fn compress(chunks: &[Vec<u8>]) -> io::Result<Vec<Vec<u8>>> {
-    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+fn compress(chunks: &[Vec<u8>], level: i32) -> io::Result<Vec<Vec<u8>>> {
+    let mut compressor = zstd::bulk::Compressor::new(level)?;
     let one = |bytes: &Vec<u8>| -> io::Result<Vec<u8>> {
         let packed = compressor.compress(bytes)?;
         Ok(if packed.len() < bytes.len() { packed } else { bytes.clone() })

@@ -7,6 +7,7 @@ pub mod carrier;
 pub mod chunks;
 pub mod entry;
 pub mod layout;
+pub mod patch;
 pub mod verity;
 
 pub use cairn_model::os_version::{OsVersion, VersionError};

@@ -1,0 +1,1 @@
+//! Patches between payloads of every kind, wrong bases, and garbage.
