@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use cairn_model::{
-    desired::{DesiredState, MAX_BYTES, SCHEMA, TARGET_NAME},
+    desired::{DesiredState, MAX_BYTES, TARGET_NAME},
     id::{Digest, NodeId},
 };
 use sigstore_tuf::Targets;
@@ -91,10 +91,10 @@ pub enum Refusal {
     },
     /// The desired state uses an app that the bundle does not carry.
     #[error(
-        "refused (arbitrary-software): {TARGET_NAME} wants the app {digest}, which the director's targets do not list; look into the hub"
+        "refused (arbitrary-software): {TARGET_NAME} wants {digest}, which the director's targets do not list; look into the hub"
     )]
     Unlisted {
-        /// The app.
+        /// The app or release.
         digest: Digest,
     },
 }
@@ -200,24 +200,29 @@ pub fn read_desired_state(claim: &Claim, node: &NodeId, bytes: &[u8]) -> Result<
     if !claim.desired_state.matches(bytes) {
         return Err(Refusal::Tampered);
     }
-    let state: DesiredState = serde_json::from_slice(bytes).map_err(|error| Refusal::Malformed {
-        what: format!("{TARGET_NAME} cannot be read by this version of cairnd: {error}"),
+    let state = DesiredState::parse(bytes).map_err(|error| Refusal::Malformed {
+        what: format!("{TARGET_NAME} is not taken: {}", causes(&error)),
     })?;
-    if state.schema != SCHEMA {
-        return Err(Refusal::Malformed { what: format!("{TARGET_NAME} has schema {}", state.schema) });
-    }
     if state.node != *node {
         return Err(Refusal::Contradiction { what: "the node" });
     }
     if state.generation != claim.generation {
         return Err(Refusal::Contradiction { what: "the generation" });
     }
-    for app in state.apps.values() {
-        if !claim.artifacts.contains_key(&app.app) {
-            return Err(Refusal::Unlisted { digest: app.app.clone() });
+    let apps = state.apps.values().map(|app| &app.app);
+    let wanted = apps.chain(state.os.as_ref().map(|os| &os.release));
+    for digest in wanted {
+        if !claim.artifacts.contains_key(digest) {
+            return Err(Refusal::Unlisted { digest: digest.clone() });
         }
     }
     Ok(state)
+}
+
+/// An error with what caused it, on one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 /// All of it, over two loaded repositories: the director's verified targets, what the artifacts repository says of the

@@ -48,6 +48,17 @@ async fn a_stolen_hub_cannot_make_a_node_run_what_no_operator_signed() {
     let state = serde_json::to_vec(&desired_state(&member.id, 3, &[entry(b"evil")])).unwrap();
     hub.director.publish(&hub.keys, &member.id, 3, &state, &[], today()).unwrap();
     assert_eq!(member.refused(&hub, 1).await, "arbitrary-software");
+    // The same for an OS.
+    let evil = Digest::of(b"evil OS");
+    let os = serde_json::json!({ "release": evil, "version": "9" });
+    let mut state = serde_json::to_value(desired_state(&member.id, 4, &[])).unwrap();
+    state["os"] = os;
+    hub.director.publish(&hub.keys, &member.id, 4, state.to_string().as_bytes(), &[], today()).unwrap();
+    let error = member.update(&hub, 1).await.unwrap_err();
+    assert!(
+        matches!(&error, UpdateError::Refused(Refusal::Unlisted { digest }) if *digest == evil),
+        "{error:?}"
+    );
     // Nor sign artifacts targets with the keys that it has.
     let unsigned = hub.artifacts.unsigned_targets(&[entry(b"evil")], today()).unwrap();
     let online = [&hub.keys.director_targets, &hub.keys.artifacts_snapshot, &hub.keys.artifacts_timestamp];
