@@ -17,7 +17,7 @@ const LOADER_CONFIG: &str =
 
 /// One time for all files: FAT cannot hold earlier ones.
 #[derive(Debug)]
-struct FixedTime;
+pub(crate) struct FixedTime;
 
 impl TimeProvider for FixedTime {
     fn get_current_date(&self) -> Date {
@@ -29,7 +29,7 @@ impl TimeProvider for FixedTime {
     }
 }
 
-static FIXED_TIME: FixedTime = FixedTime;
+pub(crate) static FIXED_TIME: FixedTime = FixedTime;
 
 /// Writes the file system to `output`. The first kernel image needs no boot counter: there is nothing to fall back to.
 pub fn write(output: &Path, entry: &BootEntry, kernel_image: &[u8], loader: &[u8]) -> Result<()> {

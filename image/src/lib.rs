@@ -15,6 +15,7 @@ pub mod deb;
 pub mod disk;
 pub mod esp;
 pub mod fetch;
+pub mod flash;
 pub mod glob;
 pub mod initrd;
 pub mod lock;

@@ -1,19 +1,15 @@
 //! Credentials that the hypervisor or firmware passes in SMBIOS type 11 strings, as systemd defines them:
 //! `io.systemd.credential:NAME=VALUE` and `io.systemd.credential.binary:NAME=BASE64`. Only `cairn.*` is taken.
 
-/// Longest name of a credential.
-const MAX_NAME: usize = 64;
-
-/// Most credentials that are taken.
-const MAX_COUNT: usize = 32;
+use crate::provision::{Credential, MAX_COUNT, is_ours};
 
 /// SMBIOS structure types.
 const OEM_STRINGS: u8 = 11;
 const END_OF_TABLE: u8 = 127;
 
 /// Names and values of our credentials in a raw SMBIOS table; the first of a name counts.
-pub(crate) fn from_smbios(table: &[u8]) -> Vec<(String, Vec<u8>)> {
-    let mut found: Vec<(String, Vec<u8>)> = Vec::new();
+pub(crate) fn from_smbios(table: &[u8]) -> Vec<Credential> {
+    let mut found: Vec<Credential> = Vec::new();
     for text in oem_strings(table) {
         let Some((name, value)) = parse(text) else { continue };
         if found.len() < MAX_COUNT && found.iter().all(|(known, _)| *known != name) {
@@ -44,15 +40,14 @@ fn oem_strings(table: &[u8]) -> Vec<&[u8]> {
 }
 
 /// A credential of ours, or `None` for anything else.
-fn parse(text: &[u8]) -> Option<(String, Vec<u8>)> {
+fn parse(text: &[u8]) -> Option<Credential> {
     let text = std::str::from_utf8(text).ok()?.strip_prefix("io.systemd.credential")?;
     let (binary, text) = match text.strip_prefix(".binary:") {
         Some(text) => (true, text),
         None => (false, text.strip_prefix(':')?),
     };
     let (name, value) = text.split_once('=')?;
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    if name.len() > MAX_NAME || !name.strip_prefix("cairn.")?.chars().all(plain) || name.ends_with('.') {
+    if !is_ours(name) {
         return None;
     }
     let value = if binary { decode_base64(value)? } else { value.as_bytes().to_vec() };

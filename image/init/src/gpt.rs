@@ -7,6 +7,24 @@ const MAX_TABLE: usize = 64 * 1024;
 /// Length of the header without the rest of its sector.
 const HEADER: usize = 92;
 
+/// Type of a partition as it lies on disk: a UUID whose first three fields have the lowest byte first.
+pub(crate) type PartitionType = [u8; 16];
+
+/// An entry that is not in use.
+const UNUSED: PartitionType = [0; 16];
+
+/// EFI system partition, c12a7328-f81f-11d2-ba4b-00a0c93ec93b.
+const ESP: PartitionType =
+    [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
+
+/// Root for x86-64, 4f68bce3-e8cd-4db1-96e7-fbcaf984b709.
+const ROOT: PartitionType =
+    [0xe3, 0xbc, 0x68, 0x4f, 0xcd, 0xe8, 0xb1, 0x4d, 0x96, 0xe7, 0xfb, 0xca, 0xf9, 0x84, 0xb7, 0x09];
+
+/// Hash tree of such a root, 2c7357ed-ebd2-46d9-aec1-23d437ec2bf5.
+const VERITY: PartitionType =
+    [0xed, 0x57, 0x73, 0x2c, 0xd2, 0xeb, 0xd9, 0x46, 0xae, 0xc1, 0x23, 0xd4, 0x37, 0xec, 0x2b, 0xf5];
+
 /// A header that has passed its checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -53,21 +71,38 @@ impl Header {
         Some(Self { table_sector: long(content, 72), table_size, entry_size, checksum: number(content, 88) })
     }
 
-    /// Number, from 1, of the partition with this UUID.
-    pub(crate) fn find(&self, table: &[u8], uuid: &[u8; 16]) -> Option<usize> {
+    /// Numbers, from 1, and types of the partitions in use; `None` if the table is not the one of this header.
+    pub(crate) fn partitions(&self, table: &[u8]) -> Option<Vec<(usize, PartitionType)>> {
         if table.len() != self.table_size || crc32(table) != self.checksum {
             return None;
         }
-        let used = |entry: &[u8]| entry[..16] != [0; 16];
-        table
-            .chunks_exact(self.entry_size)
-            .position(|entry| used(entry) && entry[16..32] == *uuid)
-            .map(|index| index + 1)
+        let entries = (1..).zip(table.chunks_exact(self.entry_size));
+        let kind = |entry: &[u8]| PartitionType::try_from(&entry[..16]).ok().filter(|kind| *kind != UNUSED);
+        Some(entries.filter_map(|(number, entry)| Some((number, kind(entry)?))).collect())
+    }
+}
+
+/// What a machine boots from, as far as types tell. Labels and UUIDs stay as they were flashed and tell nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Numbers of the EFI system partition.
+    pub(crate) esp: Option<usize>,
+    /// Numbers of each slot's root and hash tree, in the order of the table: slot a, slot b.
+    pub(crate) slots: Vec<(usize, usize)>,
+}
+
+impl Layout {
+    /// From numbers and types.
+    pub(crate) fn of(partitions: &[(usize, PartitionType)]) -> Self {
+        let of_type = |wanted: PartitionType| {
+            partitions.iter().filter(move |(_, kind)| *kind == wanted).map(|(number, _)| *number)
+        };
+        Self { esp: of_type(ESP).next(), slots: of_type(ROOT).zip(of_type(VERITY)).collect() }
     }
 }
 
 /// CRC-32 as in IEEE 802.3; bit by bit, for tables are small.
-fn crc32(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
     !bytes.iter().fold(!0u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
@@ -78,12 +113,11 @@ mod tests {
 
     use super::*;
 
-    const UUID: [u8; 16] = *b"0123456789abcdef";
-
+    /// Four entries, of which the second and the last are in use.
     fn table() -> Vec<u8> {
         let mut table = vec![0u8; 128 * 4];
-        table[128..144].fill(1);
-        table[144..160].copy_from_slice(&UUID);
+        table[128..144].copy_from_slice(&ROOT);
+        table[384..400].fill(9);
         table
     }
 
@@ -110,12 +144,31 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_partition_by_uuid() {
+    fn finds_the_partitions_in_use() {
         let header = Header::parse(&header(), 1).unwrap();
         assert_eq!((header.table_sector, header.table_size), (2, 512));
-        assert_eq!(header.find(&table(), &UUID), Some(2));
-        assert_eq!(header.find(&table(), &[9; 16]), None);
-        assert_eq!(header.find(&table(), &[0; 16]), None, "unused entries have no UUID");
+        assert_eq!(header.partitions(&table()), Some(vec![(2, ROOT), (4, [9; 16])]));
+    }
+
+    #[test]
+    fn slots_are_pairs_in_the_order_of_the_table() {
+        let data = [7; 16];
+        let disk = [(1, ESP), (2, ROOT), (3, VERITY), (4, ROOT), (5, VERITY), (6, data)];
+        assert_eq!(Layout::of(&disk), Layout { esp: Some(1), slots: vec![(2, 3), (4, 5)] });
+        assert_eq!(Layout::of(&disk[..4]), Layout { esp: Some(1), slots: vec![(2, 3)] }, "no second tree");
+        assert_eq!(Layout::of(&[(1, data), (9, VERITY), (12, ESP), (13, ESP)]).slots, []);
+        assert_eq!(Layout::of(&[]), Layout::default());
+    }
+
+    #[test]
+    fn types_are_those_of_the_specification() {
+        let text = |kind: PartitionType| {
+            let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
+            order.map(|at| format!("{:02x}", kind[at])).concat()
+        };
+        assert_eq!(text(ESP), "c12a7328f81f11d2ba4b00a0c93ec93b");
+        assert_eq!(text(ROOT), "4f68bce3e8cd4db196e7fbcaf984b709");
+        assert_eq!(text(VERITY), "2c7357edebd246d9aec123d437ec2bf5");
     }
 
     #[test]
@@ -134,8 +187,8 @@ mod tests {
         }
         let mut changed = table();
         changed[0] = 1;
-        assert_eq!(Header::parse(&header(), 1).unwrap().find(&changed, &UUID), None, "checksum of the table");
-        assert_eq!(Header::parse(&header(), 1).unwrap().find(&table()[..511], &UUID), None, "a short table");
+        assert_eq!(Header::parse(&header(), 1).unwrap().partitions(&changed), None, "checksum of the table");
+        assert_eq!(Header::parse(&header(), 1).unwrap().partitions(&table()[..511]), None, "a short table");
     }
 
     proptest! {
@@ -149,7 +202,7 @@ mod tests {
             }
             if let Some(header) = Header::parse(&bytes, 1) {
                 prop_assert!(header.table_size <= MAX_TABLE);
-                let _ = header.find(&vec![0; header.table_size], &UUID);
+                let _ = header.partitions(&vec![0; header.table_size]).map(|found| Layout::of(&found));
             }
         }
     }

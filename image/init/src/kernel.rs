@@ -10,6 +10,8 @@ use std::os::fd::AsRawFd;
 pub(crate) enum MapperCommand {
     /// `DM_DEV_CREATE`.
     Create,
+    /// `DM_DEV_REMOVE`.
+    Remove,
     /// `DM_DEV_SUSPEND` without the suspend flag.
     Resume,
     /// `DM_TABLE_LOAD`.
@@ -21,6 +23,7 @@ impl MapperCommand {
     fn number(self) -> u64 {
         let command = match self {
             Self::Create => 3,
+            Self::Remove => 4,
             Self::Resume => 6,
             Self::LoadTable => 9,
         };

@@ -1,40 +1,44 @@
 //! The initrd's only program: loads the drivers it was given, finds the root by its hash, has the kernel verify every
-//! block of it, and hands over to systemd. It must never run anything that is not covered by the root hash; on any
-//! failure it reboots, so that the boot loader's counter can fall back to the other slot.
+//! block of it, and hands over to systemd. It must never run anything that is not covered by the root hash. Where the
+//! root turns out damaged it has the boot loader take the other slot; on any other failure it reboots, so that the
+//! loader's counter runs.
 
 mod block;
+mod check;
 mod command_line;
 mod credentials;
+mod entry;
+mod esp;
+mod fall_over;
 mod gpt;
+mod hand_over;
 mod kernel;
 mod machine_id;
 mod mapper;
+mod pe;
+mod provision;
+mod record;
+mod slot;
 mod verity;
 
-use std::ffi::CString;
+use std::convert::Infallible;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
-use nix::unistd::{chdir, chroot, execve};
+
+use crate::fall_over::{Next, Trouble};
+use crate::hand_over::NEW_ROOT;
+use crate::slot::Slot;
+use crate::verity::RootHash;
 
 /// What is done to find and mount the root ends in this or in systemd.
 pub(crate) type Outcome<T> = Result<T, String>;
 
-/// Where the new root is put together.
-const NEW_ROOT: &str = "/sysroot";
-
 /// Name of the verified device; systemd expects it where the command line names a root hash.
 const MAPPED: &str = "root";
-
-/// The program that takes over.
-const SYSTEMD: &str = "/usr/lib/systemd/systemd";
-
-/// Where systemd looks for credentials of the whole system.
-const CREDENTIALS: &str = "/run/credentials/@system";
 
 /// How long the root is looked for on disks whose drivers are loaded first: those show up at once.
 const FIRST_PATIENCE: Duration = Duration::from_millis(300);
@@ -45,16 +49,39 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a message stays on the console before the reboot.
 const PAUSE_BEFORE_REBOOT: Duration = Duration::from_secs(3);
 
+/// The same for a message that a person must read and act on.
+const PAUSE_FOR_HELP: Duration = Duration::from_secs(60);
+
+/// Why the machine cannot go on.
+enum Stop {
+    /// A step failed that may work the next time, or in the other slot.
+    Failed(String),
+    /// The root cannot be booted.
+    Trouble(Trouble, RootHash),
+}
+
+impl From<String> for Stop {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
 fn main() {
-    let Err(why) = start();
-    log(&format!("{why}; rebooting"));
-    std::thread::sleep(PAUSE_BEFORE_REBOOT);
+    let Err(stop) = start();
+    let pause = match stop {
+        Stop::Failed(why) => {
+            log(&format!("{why}; rebooting"));
+            PAUSE_BEFORE_REBOOT
+        }
+        Stop::Trouble(trouble, root_hash) => give_way(&trouble, &root_hash),
+    };
+    std::thread::sleep(pause);
     nix::unistd::sync();
     let _ = reboot(RebootMode::RB_AUTOBOOT);
 }
 
 /// Never returns but with the reason why the machine cannot start.
-fn start() -> Outcome<std::convert::Infallible> {
+fn start() -> Result<Infallible, Stop> {
     mount_at("devtmpfs", "/dev", "devtmpfs", MsFlags::MS_NOSUID, "mode=0755")?;
     mount_at("proc", "/proc", "proc", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV, "")?;
     mount_at("sysfs", "/sys", "sysfs", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV, "")?;
@@ -65,18 +92,74 @@ fn start() -> Outcome<std::convert::Infallible> {
         command_line::ensure_unchanged(expected, &actual)?;
     }
     let root_hash = command_line::root_hash(&actual)?;
+    let slot = find_slot(&root_hash).ok_or(Stop::Trouble(Trouble::Missing, root_hash))?;
+    if let Some(block) = count_and_check(&slot, &root_hash)? {
+        return Err(Stop::Trouble(Trouble::Damaged { disk: slot.disk, root: slot.root, block }, root_hash));
+    }
+    mount_root(&slot, &root_hash)?;
+    Ok(hand_over::run(&slot.disk, sealed.is_some())?)
+}
+
+/// The parts of the list of modules, each needed later than the one before.
+fn modules(part: usize) -> String {
     let list = fs::read_to_string("/modules.list").unwrap_or_default();
-    let (first, later) = list.split_once("--\n").unwrap_or((&list, ""));
-    load_modules(first);
-    let slot = block::find_slot(&root_hash, FIRST_PATIENCE).or_else(|| {
-        load_modules(later);
-        block::find_slot(&root_hash, PATIENCE)
+    list.split("--\n").nth(part).unwrap_or_default().to_owned()
+}
+
+fn find_slot(root_hash: &RootHash) -> Option<Slot> {
+    load_modules(&modules(0));
+    slot::find(root_hash, FIRST_PATIENCE).or_else(|| {
+        load_modules(&modules(1));
+        slot::find(root_hash, PATIENCE)
+    })
+}
+
+/// Counts this start on the disk before anything can go wrong. Where the last one never became a complete boot, all of
+/// the root is read: a bad block is the only thing that condemns a slot, a power cut never does. Without a record the
+/// start goes on as well: it only helps to find damage sooner.
+fn count_and_check(slot: &Slot, root_hash: &RootHash) -> Outcome<Option<u64>> {
+    let before = record::read(&slot.tree, root_hash).unwrap_or_else(|error| {
+        log(&format!("failed to read the boot record on {}: {error}", slot.tree));
+        record::BootRecord::default()
     });
-    mount_root(
-        &root_hash,
-        slot.ok_or_else(|| format!("no disk holds the root with hash {}", root_hash.as_str()))?,
-    )?;
-    hand_over(sealed.is_some())
+    let write = |record| {
+        if let Err(error) = record::write(&slot.tree, root_hash, record) {
+            log(&format!("failed to write the boot record on {}: {error}", slot.tree));
+        }
+    };
+    let now = before.started();
+    write(now);
+    if !before.needs_check() {
+        return Ok(None);
+    }
+    let bad = check::first_bad_block(slot, root_hash)?;
+    match bad {
+        Some(block) => write(now.corrupt(block)),
+        None if now.is_corrupt() => write(now.sound()),
+        None => {}
+    }
+    Ok(bad)
+}
+
+/// Has the boot loader take another slot, or says that there is none; returns how long to wait before the reboot.
+fn give_way(trouble: &Trouble, root_hash: &RootHash) -> Duration {
+    load_modules(&modules(2));
+    match fall_over::run(trouble, root_hash) {
+        Next::OtherEntry(why) => {
+            log(&format!("{why}; rebooting into the other system"));
+            PAUSE_BEFORE_REBOOT
+        }
+        Next::Nothing(advice) => {
+            for line in advice.lines().filter(|line| !line.is_empty()) {
+                log(line);
+            }
+            // The kernel's own messages may be kept off the console; this is seen in any case.
+            if let Ok(mut console) = fs::OpenOptions::new().write(true).open("/dev/console") {
+                let _ = console.write_all(advice.as_bytes());
+            }
+            PAUSE_FOR_HELP
+        }
+    }
 }
 
 /// A message in the kernel's log, which is on the console.
@@ -91,7 +174,7 @@ fn read(path: &str) -> Outcome<String> {
     fs::read_to_string(path).map_err(|error| format!("failed to read {path}: {error}"))
 }
 
-fn mount_at(source: &str, target: &str, kind: &str, flags: MsFlags, data: &str) -> Outcome<()> {
+pub(crate) fn mount_at(source: &str, target: &str, kind: &str, flags: MsFlags, data: &str) -> Outcome<()> {
     let _ = fs::create_dir_all(target);
     mount(Some(source), target, Some(kind), flags, Some(data))
         .map_err(|error| format!("failed to mount {kind} on {target}: {error}"))
@@ -109,90 +192,10 @@ fn load_modules(list: &str) {
     }
 }
 
-fn mount_root(root_hash: &verity::RootHash, (data, tree): block::Slot) -> Outcome<()> {
-    let superblock = verity::Superblock::read(&tree)?;
-    let device = mapper::open_verified(MAPPED, &data, &tree, root_hash, &superblock)?;
+fn mount_root(slot: &Slot, root_hash: &RootHash) -> Outcome<()> {
+    let device = mapper::open_verified(MAPPED, slot, root_hash, mapper::Reaction::Restart)?;
     mount(Some(device.as_str()), NEW_ROOT, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>)
         .map_err(|error| format!("failed to mount the verified root: {error}"))?;
-    log(&format!("verified root is on {data}"));
+    log(&format!("verified root is on {}", slot.root));
     Ok(())
-}
-
-/// Moves all into the new root and becomes systemd.
-fn hand_over(sealed: bool) -> Outcome<std::convert::Infallible> {
-    let run = format!("{NEW_ROOT}/run");
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount_at("tmpfs", &run, "tmpfs", flags, "mode=0755,size=20%,nr_inodes=800k")?;
-    if let Err(why) = provide_machine_id() {
-        log(&why);
-    }
-    let mut environment = Vec::new();
-    if sealed {
-        import_credentials()?;
-        environment.push(c_string(&format!("CREDENTIALS_DIRECTORY={CREDENTIALS}"))?);
-    }
-    for folder in ["/dev", "/proc", "/sys"] {
-        mount(
-            Some(folder),
-            format!("{NEW_ROOT}{folder}").as_str(),
-            None::<&str>,
-            MsFlags::MS_MOVE,
-            None::<&str>,
-        )
-        .map_err(|error| format!("failed to move {folder}: {error}"))?;
-    }
-    // The initrd's memory is given back only when its files are gone.
-    for path in ["/init", "/modules.list", "/cmdline"] {
-        let _ = fs::remove_file(path);
-    }
-    let _ = fs::remove_dir_all("/m");
-    let step =
-        |what: &'static str| move |error: nix::Error| format!("failed to {what} the new root: {error}");
-    chdir(NEW_ROOT).map_err(step("enter"))?;
-    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(step("move"))?;
-    chroot(".").map_err(step("change into"))?;
-    chdir("/").map_err(step("enter"))?;
-    let program = c_string(SYSTEMD)?;
-    execve(&program, &[&program], &environment).map_err(|error| format!("failed to start {SYSTEMD}: {error}"))
-}
-
-fn c_string(text: &str) -> Outcome<CString> {
-    CString::new(text).map_err(|_| format!("'{text}' holds a NUL"))
-}
-
-/// Puts the machine's own id over the image's empty file; without one, systemd makes up an id at every boot.
-fn provide_machine_id() -> Outcome<()> {
-    let Some(id) = fs::read_to_string("/sys/class/dmi/id/product_uuid")
-        .ok()
-        .and_then(|uuid| machine_id::from_uuid(&uuid))
-    else {
-        return Err("the firmware gives this machine no UUID: its machine id changes at every boot".into());
-    };
-    let (file, target) = (format!("{NEW_ROOT}/run/machine-id"), format!("{NEW_ROOT}/etc/machine-id"));
-    fs::write(&file, format!("{id}\n")).map_err(|error| format!("failed to write {file}: {error}"))?;
-    let bind =
-        |flags: MsFlags| mount(Some(file.as_str()), target.as_str(), None::<&str>, flags, None::<&str>);
-    bind(MsFlags::MS_BIND)
-        .and_then(|()| bind(MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY))
-        .map_err(|error| format!("failed to bind {target}: {error}"))
-}
-
-/// Of all that firmware or hypervisor pass in, only `cairn.*` gets into a sealed system: systemd would also accept
-/// whole units, udev rules and kernel parameters.
-fn import_credentials() -> Outcome<()> {
-    let folder = format!("{NEW_ROOT}{CREDENTIALS}");
-    fs::create_dir_all(&folder).map_err(|error| format!("failed to create {folder}: {error}"))?;
-    set_private(Path::new(&folder), 0o700)?;
-    let table = fs::read("/sys/firmware/dmi/tables/DMI").unwrap_or_default();
-    for (name, value) in credentials::from_smbios(&table) {
-        let path = format!("{folder}/{name}");
-        fs::write(&path, value).map_err(|error| format!("failed to write {path}: {error}"))?;
-        set_private(Path::new(&path), 0o400)?;
-    }
-    Ok(())
-}
-
-fn set_private(path: &Path, mode: u32) -> Outcome<()> {
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
-    fs::set_permissions(path, mode).map_err(|error| format!("failed to protect {}: {error}", path.display()))
 }

@@ -3,7 +3,8 @@
 use std::fs::OpenOptions;
 use std::path::Path;
 
-use crate::verity::{RootHash, Superblock};
+use crate::slot::Slot;
+use crate::verity::RootHash;
 use crate::{Outcome, kernel};
 
 /// Length of `struct dm_ioctl`.
@@ -18,30 +19,26 @@ const BUFFER: usize = 4096;
 /// `DM_READONLY_FLAG`.
 const READ_ONLY: u32 = 1;
 
-/// What to do about a block that does not fit its hash: reboot, so that the boot loader's counter runs.
-const ON_CORRUPTION: &str = "1 restart_on_corruption";
+/// What the kernel does about a block that does not fit its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reaction {
+    /// Reboots at once: a system whose root is wrong must not go on.
+    Restart,
+    /// Fails the read.
+    Report,
+}
 
 /// A read-only device on which every block is checked against the root hash.
 pub(crate) fn open_verified(
     name: &str,
-    data: &str,
-    tree: &str,
+    slot: &Slot,
     root_hash: &RootHash,
-    superblock: &Superblock,
+    reaction: Reaction,
 ) -> Outcome<String> {
-    let control = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/mapper/control")
-        .map_err(|error| format!("failed to open the device mapper: {error}"))?;
-    let send = |command: kernel::MapperCommand, buffer: &mut Vec<u8>| {
-        kernel::mapper(&control, command, buffer)
-            .map_err(|error| format!("failed to set up the verified root ({command:?}): {error}"))
-    };
     let mut create = request(name, &format!("CRYPT-VERITY-{name}"), 0, 0);
     send(kernel::MapperCommand::Create, &mut create)?;
     let mut load = request(name, "", READ_ONLY, 1);
-    put_target(&mut load, superblock.data_blocks * 8, &parameters(data, tree, root_hash, superblock));
+    put_target(&mut load, slot.superblock.data_blocks * 8, &parameters(slot, root_hash, reaction));
     send(kernel::MapperCommand::LoadTable, &mut load)?;
     send(kernel::MapperCommand::Resume, &mut request(name, "", 0, 0))?;
     let path = format!("/dev/dm-{}", minor(&create));
@@ -51,10 +48,30 @@ pub(crate) fn open_verified(
     Ok(path)
 }
 
+/// Removes a device that nobody has open.
+pub(crate) fn close(name: &str) -> Outcome<()> {
+    send(kernel::MapperCommand::Remove, &mut request(name, "", 0, 0))
+}
+
+fn send(command: kernel::MapperCommand, buffer: &mut [u8]) -> Outcome<()> {
+    let control = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/mapper/control")
+        .map_err(|error| format!("failed to open the device mapper: {error}"))?;
+    kernel::mapper(&control, command, buffer)
+        .map_err(|error| format!("failed to set up the verified root ({command:?}): {error}"))
+}
+
 /// The target's arguments, as the kernel's documentation of dm-verity lists them; the tree follows one superblock block.
-fn parameters(data: &str, tree: &str, root_hash: &RootHash, superblock: &Superblock) -> String {
-    let Superblock { data_blocks, salt } = superblock;
-    format!("1 {data} {tree} 4096 4096 {data_blocks} 1 sha256 {} {salt} {ON_CORRUPTION}", root_hash.as_str())
+fn parameters(slot: &Slot, root_hash: &RootHash, reaction: Reaction) -> String {
+    let Slot { root, tree, superblock, .. } = slot;
+    let (blocks, salt) = (superblock.data_blocks, superblock.salt());
+    let options = match reaction {
+        Reaction::Restart => " 1 restart_on_corruption",
+        Reaction::Report => "",
+    };
+    format!("1 {root} {tree} 4096 4096 {blocks} 1 sha256 {root_hash} {salt}{options}")
 }
 
 /// A `struct dm_ioctl` with room behind it.
@@ -88,19 +105,22 @@ fn minor(buffer: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::Disk;
+    use crate::verity::Superblock;
 
     #[test]
     fn a_table_load_is_laid_out_as_the_kernel_reads_it() {
         let hash = RootHash::parse(&"ab".repeat(32)).unwrap();
-        let superblock = Superblock { data_blocks: 16, salt: "01".into() };
-        let text = parameters("/dev/vda2", "/dev/vda3", &hash, &superblock);
-        assert_eq!(
-            text,
-            format!(
-                "1 /dev/vda2 /dev/vda3 4096 4096 16 1 sha256 {} 01 1 restart_on_corruption",
-                "ab".repeat(32)
-            )
-        );
+        let slot = Slot {
+            disk: Disk::named("vda"),
+            root: "/dev/vda2".into(),
+            tree: "/dev/vda3".into(),
+            superblock: Superblock { data_blocks: 16, salt: vec![1] },
+        };
+        let plain = format!("1 /dev/vda2 /dev/vda3 4096 4096 16 1 sha256 {} 01", "ab".repeat(32));
+        assert_eq!(parameters(&slot, &hash, Reaction::Report), plain);
+        let text = parameters(&slot, &hash, Reaction::Restart);
+        assert_eq!(text, format!("{plain} 1 restart_on_corruption"));
         let mut buffer = request("cairn-root", "u", READ_ONLY, 1);
         put_target(&mut buffer, 128, &text);
         assert_eq!(buffer[..4], 4u32.to_le_bytes());

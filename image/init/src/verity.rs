@@ -1,44 +1,51 @@
-//! dm-verity: the root hash and the superblock of a hash tree.
+//! dm-verity: the root hash, the superblock of a hash tree, and which tree a root hash belongs to.
 
+use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 
-use crate::Outcome;
+use sha2::{Digest, Sha256};
 
-/// Length of the superblock on disk.
-pub(crate) const SUPERBLOCK: usize = 512;
+/// Bytes in a block, of data and of hashes.
+pub(crate) const BLOCK: usize = 4096;
+
+/// Length of the superblock on disk; a whole block is kept free for it.
+const SUPERBLOCK: usize = 512;
 
 /// Largest root that is believed, in blocks of 4 KiB: 64 GiB.
 const MAX_BLOCKS: u64 = 1 << 24;
 
 /// SHA-256 of a hash tree's top block.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RootHash(String);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RootHash([u8; 32]);
 
 impl RootHash {
     /// From 64 lower-case hex digits.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
-        (text.len() == 64 && text.chars().all(hex)).then(|| Self(text.to_owned()))
+        let digit = |byte: &u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        let digits: Vec<u8> = text.as_bytes().iter().map(digit).collect::<Option<_>>()?;
+        let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+        (digits.len() == 64).then(|| bytes.try_into().ok().map(Self))?
     }
 
-    pub(crate) fn as_str(&self) -> &str {
+    /// The raw hash.
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+}
 
-    /// UUIDs of the root's and of the hash tree's partition, in the order of bytes on disk.
-    pub(crate) fn partition_uuids(&self) -> ([u8; 16], [u8; 16]) {
-        (self.uuid(0), self.uuid(32))
+impl fmt::Display for RootHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
     }
+}
 
-    /// GPT stores a UUID's first three fields with the lowest byte first.
-    fn uuid(&self, start: usize) -> [u8; 16] {
-        let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
-        order.map(|index| {
-            let at = start + index * 2;
-            u8::from_str_radix(&self.0[at..at + 2], 16).unwrap_or(0)
-        })
-    }
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What the kernel must be told of a hash tree. None of it is trusted: a wrong value gives another root hash.
@@ -46,22 +53,14 @@ impl RootHash {
 pub(crate) struct Superblock {
     /// Blocks of 4 KiB in the root.
     pub(crate) data_blocks: u64,
-    /// Salt in hex, `-` if there is none.
-    pub(crate) salt: String,
+    /// At most 256 bytes; none is possible.
+    pub(crate) salt: Vec<u8>,
 }
 
 impl Superblock {
-    /// From the beginning of a device.
-    pub(crate) fn read(device: &str) -> Outcome<Self> {
-        let mut bytes = [0u8; SUPERBLOCK];
-        File::open(device)
-            .and_then(|mut file| file.read_exact(&mut bytes))
-            .map_err(|error| format!("failed to read the hash tree on {device}: {error}"))?;
-        Self::parse(&bytes).ok_or_else(|| format!("{device} holds no hash tree of the known kind"))
-    }
-
     /// Format 1, SHA-256, blocks of 4 KiB: what our images have, and nothing else.
-    pub(crate) fn parse(bytes: &[u8; SUPERBLOCK]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; SUPERBLOCK] = bytes.get(..SUPERBLOCK)?.try_into().ok()?;
         let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let known = bytes.starts_with(b"verity\0\0")
             && (number(8), number(12), number(64), number(68)) == (1, 1, 4096, 4096)
@@ -71,13 +70,40 @@ impl Superblock {
         if !known || !(2..=MAX_BLOCKS).contains(&data_blocks) || salt_size > 256 {
             return None;
         }
-        let salt: String = bytes[88..88 + salt_size].iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(Self { data_blocks, salt: if salt.is_empty() { "-".into() } else { salt } })
+        Some(Self { data_blocks, salt: bytes[88..88 + salt_size].to_vec() })
     }
+
+    /// Salt as the kernel takes it: in hex, `-` if there is none.
+    pub(crate) fn salt(&self) -> String {
+        if self.salt.is_empty() { "-".into() } else { hex(&self.salt) }
+    }
+
+    /// Whether `top` is the top block of the tree with this root hash.
+    fn leads_to(&self, top: &[u8], root_hash: &RootHash) -> bool {
+        let digest = Sha256::new().chain_update(&self.salt).chain_update(top).finalize();
+        digest[..] == root_hash.0
+    }
+}
+
+/// The superblock of the tree that begins `device`, if it is the tree of this root hash.
+pub(crate) fn tree_of(device: &File, root_hash: &RootHash) -> Option<Superblock> {
+    let mut head = vec![0; 2 * BLOCK];
+    device.read_exact_at(&mut head, 0).ok()?;
+    let (superblock, top) = head.split_at(BLOCK);
+    Superblock::parse(superblock).filter(|superblock| superblock.leads_to(top, root_hash))
+}
+
+/// Blocks of 4 KiB that an erofs says it has, from its first block; `None` if it is none of the kind that we write.
+pub(crate) fn erofs_blocks(first: &[u8]) -> Option<u64> {
+    let number = |at: usize| Some(u32::from_le_bytes(first.get(at..at + 4)?.try_into().ok()?));
+    let block_bits = *first.get(1024 + 12)?;
+    (number(1024)? == 0xe0f5_e1e2 && block_bits == 12).then(|| number(1024 + 36).map(u64::from))?
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -95,9 +121,21 @@ mod tests {
     }
 
     #[test]
+    fn root_hashes_are_whole_and_round_trip() {
+        let text = "0123456789abcdef".repeat(4);
+        let hash = RootHash::parse(&text).unwrap();
+        assert_eq!(hash.to_string(), text);
+        assert_eq!(hash.as_bytes()[..3], [0x01, 0x23, 0x45]);
+        for bad in ["", &text[1..], &text[2..], &format!("{text}00"), &text.to_uppercase(), &"é".repeat(32)]
+        {
+            assert_eq!(RootHash::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn the_known_format_is_read_and_others_are_refused() {
-        let expected = Superblock { data_blocks: 9, salt: "ab01".into() };
-        assert_eq!(Superblock::parse(&sample()), Some(expected));
+        let superblock = Superblock::parse(&sample()).unwrap();
+        assert_eq!((superblock.data_blocks, superblock.salt()), (9, "ab01".to_owned()));
         for (at, value) in
             [(0, b'V'), (8, 2), (12, 0), (33, b'x'), (65, 0), (69, 32), (72, 1), (79, 1), (81, 2)]
         {
@@ -105,18 +143,46 @@ mod tests {
             bytes[at] = value;
             assert_eq!(Superblock::parse(&bytes), None, "byte {at}");
         }
+        assert_eq!(Superblock::parse(&sample()[1..]), None);
+        let mut unsalted = sample();
+        unsalted[80] = 0;
+        assert_eq!(Superblock::parse(&unsalted).unwrap().salt(), "-");
     }
 
     #[test]
-    fn partition_uuids_are_in_disk_order() {
-        let hash =
-            RootHash::parse("00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef").unwrap();
-        let (root, tree) = hash.partition_uuids();
-        assert_eq!(
-            root,
-            [0x33, 0x22, 0x11, 0, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]
-        );
-        assert_eq!(tree[..4], [0x67, 0x45, 0x23, 0x01]);
+    fn a_tree_is_known_by_its_salted_top_block() {
+        let mut disk = vec![0u8; 3 * BLOCK];
+        disk[..SUPERBLOCK].copy_from_slice(&sample());
+        disk[BLOCK..2 * BLOCK].fill(7);
+        let salted = Sha256::new().chain_update([0xab, 0x01]).chain_update([7; BLOCK]).finalize();
+        let hash = RootHash(salted.into());
+        let find = |content: &[u8], hash: &RootHash| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(content).unwrap();
+            tree_of(&file, hash).map(|superblock| superblock.data_blocks)
+        };
+        assert_eq!(find(&disk, &hash), Some(9));
+        assert_eq!(find(&disk, &RootHash([0; 32])), None, "another root hash");
+        assert_eq!(find(&disk[..2 * BLOCK - 1], &hash), None, "a short device");
+        for at in [0, 88, BLOCK, 2 * BLOCK - 1] {
+            let mut damaged = disk.clone();
+            damaged[at] ^= 1;
+            assert_eq!(find(&damaged, &hash), None, "byte {at}");
+        }
+        disk[2 * BLOCK] = 1;
+        assert_eq!(find(&disk, &hash), Some(9), "what lies behind the top block is the kernel's to check");
+    }
+
+    #[test]
+    fn an_erofs_tells_its_size() {
+        let mut block = vec![0u8; BLOCK];
+        block[1024..1028].copy_from_slice(&0xe0f5_e1e2u32.to_le_bytes());
+        (block[1036], block[1060]) = (12, 77);
+        assert_eq!(erofs_blocks(&block), Some(77));
+        assert_eq!(erofs_blocks(&block[..1060]), None);
+        block[1036] = 9;
+        assert_eq!(erofs_blocks(&block), None);
+        assert_eq!(erofs_blocks(&[]), None);
     }
 
     proptest! {
@@ -124,7 +190,10 @@ mod tests {
         fn random_superblocks_never_panic(bytes in prop::collection::vec(any::<u8>(), SUPERBLOCK), keep in 0..90usize) {
             let mut mixed = sample();
             mixed[keep..].copy_from_slice(&bytes[keep..]);
-            let _ = Superblock::parse(&mixed);
+            if let Some(superblock) = Superblock::parse(&mixed) {
+                let _ = superblock.leads_to(&bytes, &RootHash([0; 32]));
+            }
+            let _ = erofs_blocks(&bytes);
         }
     }
 }
