@@ -1,28 +1,26 @@
-//! Pushing through `/v2` (OCI Distribution Spec 1.1): what the hub has already is not sent again, manifests go last.
+//! Pushing through `/v2` (OCI Distribution Spec 1.1): what the hub has already is not sent again, manifests go last. And
+//! reading what must be the bytes of a digest.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+mod upload;
+
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use cairn_model::Digest;
-use futures_util::{Stream, stream};
 use reqwest::{Method, StatusCode, header};
-use tokio::io::AsyncReadExt as _;
 use url::Url;
 
+use self::upload::Shown;
 use super::{ANSWER_TIMEOUT, Client, error};
-use crate::{failure::Failure, reference::Reference, render::text, screen::Progress};
+use crate::{
+    failure::{Failure, Kind},
+    reference::Reference,
+    render::text,
+    screen::Progress,
+};
 
-/// How often the progress line is drawn.
-const TICK: Duration = Duration::from_millis(100);
-/// How much of a file is in memory at a time.
-const CHUNK: usize = 256 << 10;
+/// The name under which a hub hands out what it has by digest, whichever repository it is in.
+const ANY_REPOSITORY: &str = "_";
 
 /// What one push sends.
 #[derive(Debug, Default)]
@@ -64,7 +62,7 @@ impl Client {
             let title = format!("[{}/{count}] {}", n + 1, text::short_digest(&blob.digest));
             progress.line(&title);
             if !self.has_blob(&to.repository, &blob.digest).await? {
-                self.upload(&to.repository, blob, &title, &mut progress).await?;
+                self.upload(&to.repository, blob, &mut Shown { title, progress: &mut progress }).await?;
             }
         }
         progress.line("manifest");
@@ -94,54 +92,55 @@ impl Client {
         }
     }
 
-    async fn upload(
+    /// The bytes of a manifest, whoever sends them: at most `max`, and they have this digest. Asked for in `repository`,
+    /// then under the name that all repositories have.
+    pub(crate) async fn manifest(
         &self,
-        repository: &str,
-        blob: Blob,
-        title: &str,
-        progress: &mut Progress,
-    ) -> Result<(), Failure> {
-        let start = self.v2(repository, &["blobs", "uploads", ""])?;
-        let request = self.request(Method::POST, start.clone()).timeout(ANSWER_TIMEOUT);
-        let response = self.answer(request.header(header::CONTENT_LENGTH, 0)).await?;
-        let mut location = self.location(&start, response.headers().get(header::LOCATION))?;
-        location.query_pairs_mut().append_pair("digest", blob.digest.as_str());
-
-        let sent = Arc::new(AtomicU64::new(0));
-        let size = blob.size;
-        let body = match blob.source {
-            Source::Memory(bytes) => reqwest::Body::from(bytes),
-            Source::File(path) => reqwest::Body::wrap_stream(read_file(path, Arc::clone(&sent)).await?),
-        };
-        let request = self
-            .request(Method::PUT, location)
-            .header(header::CONTENT_TYPE, "application/octet-stream")
-            .header(header::CONTENT_LENGTH, size)
-            .body(body);
-        let upload = self.answer(request);
-        tokio::pin!(upload);
-        let mut tick = tokio::time::interval(TICK);
-        loop {
-            // Cancel-safe: the upload is polled on by reference, and a tick that is lost is a line less.
-            tokio::select! {
-                answer = &mut upload => return answer.map(|_| ()),
-                _ = tick.tick() => {
-                    let done = sent.load(Ordering::Relaxed);
-                    progress.line(&format!("{title} {} of {}", text::size(done), text::size(size)));
-                }
-            }
-        }
+        repository: Option<&str>,
+        digest: &Digest,
+        max: u64,
+    ) -> Result<Bytes, Failure> {
+        self.by_digest(repository, "manifests", digest, max).await
     }
 
-    /// Where to upload to. The token goes to no other server than the hub.
-    fn location(&self, start: &Url, header: Option<&header::HeaderValue>) -> Result<Url, Failure> {
-        let wrong = || Failure::failed(format!("{} did not say where to upload to", self.hub()));
-        let text = header.and_then(|value| value.to_str().ok()).ok_or_else(wrong)?;
-        let url = start.join(text).map_err(|_| wrong())?;
-        if url.origin() != start.origin() {
-            return Err(Failure::refused(format!("{} wants the upload to go to another server", self.hub())));
+    /// The bytes of a small blob, likewise.
+    pub(crate) async fn blob(
+        &self,
+        repository: Option<&str>,
+        digest: &Digest,
+        max: u64,
+    ) -> Result<Bytes, Failure> {
+        self.by_digest(repository, "blobs", digest, max).await
+    }
+
+    async fn by_digest(
+        &self,
+        repository: Option<&str>,
+        kind: &str,
+        digest: &Digest,
+        max: u64,
+    ) -> Result<Bytes, Failure> {
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        let mut last = Failure::not_found(format!("{} does not have {digest}", self.hub()));
+        for repository in repository.into_iter().chain([ANY_REPOSITORY]) {
+            let url = self.v2(repository, &[kind, digest.as_str()])?;
+            let asked = self.answer(self.request(Method::GET, url).timeout(ANSWER_TIMEOUT)).await;
+            match asked {
+                Ok(response) => {
+                    let bytes = self.body(response, max).await?;
+                    if Digest::of(&bytes) == *digest {
+                        return Ok(bytes);
+                    }
+                    return Err(Failure::refused(format!(
+                        "{} sent other bytes than those of {digest}",
+                        self.hub()
+                    )));
+                }
+                Err(failure) if failure.kind == Kind::NotFound => last = failure,
+                Err(failure) => return Err(failure),
+            }
         }
-        Ok(url)
+        Err(last)
     }
 
     fn v2(&self, repository: &str, rest: &[&str]) -> Result<Url, Failure> {
@@ -149,23 +148,4 @@ impl Client {
             ["v2"].into_iter().chain(repository.split('/')).chain(rest.iter().copied()).collect();
         self.url(&segments)
     }
-}
-
-async fn read_file(
-    path: PathBuf,
-    sent: Arc<AtomicU64>,
-) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + 'static, Failure> {
-    let file = tokio::fs::File::open(&path)
-        .await
-        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
-    Ok(stream::try_unfold((file, sent), |(mut file, sent)| async move {
-        let mut chunk = vec![0; CHUNK];
-        let length = file.read(&mut chunk).await?;
-        if length == 0 {
-            return Ok(None);
-        }
-        chunk.truncate(length);
-        sent.fetch_add(length as u64, Ordering::Relaxed);
-        Ok(Some((Bytes::from(chunk), (file, sent))))
-    }))
 }
