@@ -1,4 +1,4 @@
-//! What is done now and then: the fleet's second look, uploads that were left, what presence has in memory.
+//! What is done now and then: the fleet's second look, uploads and blobs that were left, what presence has in memory.
 
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,11 @@ async fn clean_up(hub: &SharedHub) {
     let dropped = hub.registry.uploads.drop_abandoned(Instant::now()).await;
     if dropped > 0 {
         tracing::info!(dropped, "dropped uploads that nobody went on with");
+    }
+    match hub.registry.sweep().await {
+        Ok(0) => {}
+        Ok(swept) => tracing::info!(swept, "removed files that nobody names"),
+        Err(error) => tracing::warn!("failed to give space back: {}", crate::sign::chain(&error)),
     }
     if let Err(error) = forget_old_commands(hub).await {
         tracing::warn!("failed to forget old commands: {error}");

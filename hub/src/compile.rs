@@ -1,10 +1,10 @@
-//! Apps × placement → one document a node: pure, and silent where nothing changed.
+//! Apps × placement × OS → one document a node: pure, and silent where nothing changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_model::{
     AppName, DesiredState, Digest, NodeId,
-    desired::{self, Command, DesiredApp, Policy},
+    desired::{self, Command, DesiredApp, DesiredOs, Policy},
 };
 
 use crate::schedule::Slot;
@@ -27,14 +27,25 @@ pub(crate) struct Compiled {
     pub(crate) needs: Vec<Digest>,
 }
 
+/// What one node is to be told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// The apps that there are.
+    pub(crate) apps: &'a BTreeMap<AppName, SignedApp>,
+    /// Placed replicas; those of other nodes are passed over.
+    pub(crate) slots: &'a BTreeSet<Slot>,
+    /// The OS, signed.
+    pub(crate) os: Option<&'a DesiredOs>,
+    /// Open commands.
+    pub(crate) commands: &'a [Command],
+}
+
 /// The document of `node` after `current`; `None` where nothing but the generation would change.
 pub(crate) fn compile(
     node: &NodeId,
     current: Option<&DesiredState>,
     last_generation: u64,
-    apps: &BTreeMap<AppName, SignedApp>,
-    slots: &BTreeSet<Slot>,
-    commands: &[Command],
+    Wanted { apps, slots, os, commands }: Wanted<'_>,
 ) -> Option<Compiled> {
     let mut wanted: BTreeMap<AppName, DesiredApp> = BTreeMap::new();
     let mut needs: BTreeSet<Digest> = BTreeSet::new();
@@ -47,12 +58,13 @@ pub(crate) fn compile(
         needs.insert(app.digest.clone());
         needs.extend(app.images.iter().cloned());
     }
+    needs.extend(os.map(|os| os.release.clone()));
     let desired = DesiredState {
         schema: desired::SCHEMA,
         node: node.clone(),
         generation: last_generation + 1,
         apps: wanted,
-        os: None,
+        os: os.cloned(),
         commands: commands.to_vec(),
         policy: Policy::default(),
     };
@@ -85,23 +97,48 @@ mod tests {
         Slot { app: "web".parse().unwrap(), service: "front".parse().unwrap(), replica, node: node() }
     }
 
+    fn wanted<'a>(apps: &'a BTreeMap<AppName, SignedApp>, slots: &'a BTreeSet<Slot>) -> Wanted<'a> {
+        Wanted { apps, slots, os: None, commands: &[] }
+    }
+
     #[test]
     fn unchanged_content_keeps_its_generation() {
         let apps = [app("v1")].into();
         let slots = [slot(0), slot(2)].into();
-        let first = compile(&node(), None, 0, &apps, &slots, &[]).unwrap();
+        let first = compile(&node(), None, 0, wanted(&apps, &slots)).unwrap();
         assert_eq!(first.desired.generation, 1);
         assert_eq!(first.desired.apps[&slot(0).app].services[&slot(0).service], vec![0, 2]);
         assert_eq!(first.needs.len(), 2, "the app and its image");
-        assert_eq!(compile(&node(), Some(&first.desired), 1, &apps, &slots, &[]), None);
-        let second = compile(&node(), Some(&first.desired), 1, &[app("v2")].into(), &slots, &[]).unwrap();
+        assert_eq!(compile(&node(), Some(&first.desired), 1, wanted(&apps, &slots)), None);
+        let apps = [app("v2")].into();
+        let second = compile(&node(), Some(&first.desired), 1, wanted(&apps, &slots)).unwrap();
         assert_eq!(second.desired.generation, 2);
         assert!(touches(Some(&first.desired), &second.desired, &slot(0)));
     }
 
     #[test]
     fn a_node_without_work_gets_an_empty_first_generation() {
-        let compiled = compile(&node(), None, 0, &BTreeMap::new(), &BTreeSet::new(), &[]).unwrap();
+        let compiled = compile(&node(), None, 0, wanted(&BTreeMap::new(), &BTreeSet::new())).unwrap();
         assert_eq!((compiled.desired.generation, compiled.needs.len()), (1, 0));
+    }
+
+    #[test]
+    fn an_os_is_told_with_the_manifest_that_it_needs() {
+        let os = DesiredOs {
+            release: Digest::of(b"release"),
+            version: "2".parse().unwrap(),
+            allow_downgrade: false,
+            attempt: 0,
+            reboot: desired::RebootPolicy::AtOnce,
+            health: desired::OsHealth::default(),
+        };
+        let (apps, slots) = (BTreeMap::new(), BTreeSet::new());
+        let with = Wanted { os: Some(&os), ..wanted(&apps, &slots) };
+        let first = compile(&node(), None, 0, with).unwrap();
+        assert_eq!((first.desired.os.as_ref(), first.needs), (Some(&os), vec![os.release.clone()]));
+        assert_eq!(compile(&node(), Some(&first.desired), 1, with), None);
+        let retried = DesiredOs { attempt: 1, ..os.clone() };
+        let again = Wanted { os: Some(&retried), ..with };
+        assert_eq!(compile(&node(), Some(&first.desired), 1, again).unwrap().desired.generation, 2);
     }
 }

@@ -38,6 +38,8 @@ pub(crate) enum Kind {
     NodeRemoved,
     /// A Compose file that is not taken as it is.
     ComposeRefused,
+    /// An OS that some node cannot have, or that none was named for.
+    OsRefused,
     /// An image that the hub does not have.
     ImageUnknown,
     /// A report after one that is missing.
@@ -77,6 +79,7 @@ impl Kind {
             Self::NodePending => (StatusCode::FORBIDDEN, "node-pending"),
             Self::NodeRemoved => (StatusCode::FORBIDDEN, "node-removed"),
             Self::ComposeRefused => (StatusCode::UNPROCESSABLE_ENTITY, "compose-refused"),
+            Self::OsRefused => (StatusCode::UNPROCESSABLE_ENTITY, "os-refused"),
             Self::ImageUnknown => (StatusCode::UNPROCESSABLE_ENTITY, "image-unknown"),
             Self::ReportGap => (StatusCode::CONFLICT, "report-gap"),
             Self::EnvelopeRefused => (StatusCode::FORBIDDEN, "envelope-refused"),
@@ -97,7 +100,7 @@ pub(crate) struct Error {
     pub(crate) kind: Kind,
     /// For the client: cause and cure.
     pub(crate) message: String,
-    /// For a refused Compose file: one line each.
+    /// Where there may be more than one: one line each.
     pub(crate) problems: Vec<String>,
     source: Option<anyhow::Error>,
 }

@@ -9,13 +9,17 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use cairn_model::{AppName, DesiredState, NodeId, compose::App, desired::Command};
+use cairn_model::{
+    AppName, DesiredState, NodeId,
+    compose::App,
+    desired::{Command, DesiredOs},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    compile::{self, Compiled, SignedApp},
+    compile::{self, Compiled, SignedApp, Wanted},
     error::{Error, Kind, Result},
     schedule::{self, Candidate, Demand, Placement, Slot},
     sign::Signer,
@@ -115,6 +119,7 @@ struct Observed {
     rows: BTreeMap<AppName, AppRow>,
     placements: Vec<PlacedReplica>,
     commands: BTreeMap<NodeId, Vec<Command>>,
+    os: BTreeMap<NodeId, DesiredOs>,
 }
 
 impl Reconciler {
@@ -178,7 +183,15 @@ impl Reconciler {
         }
         let rows = self.store.app_rows().await?;
         let placements = self.store.placements().await?;
-        Ok(Observed { nodes, current, apps, demands, rows, placements, commands })
+        let os = self.signed_os().await?;
+        Ok(Observed { nodes, current, apps, demands, rows, placements, commands, os })
+    }
+
+    /// The OS that each node shall run, where its signature still counts: nodes refuse the whole generation else.
+    async fn signed_os(&self) -> Result<BTreeMap<NodeId, DesiredOs>> {
+        let rows = self.store.os_rows().await?.into_iter();
+        let signed = rows.filter(|row| self.signer.is_signed(&row.desired.release));
+        Ok(signed.map(|row| (row.node, row.desired)).collect())
     }
 
     /// The newest version that nodes would not refuse.
@@ -261,12 +274,14 @@ impl Observed {
         let (no_slots, no_commands) = (BTreeSet::new(), Vec::new());
         let mut changed = BTreeMap::new();
         for node in &self.nodes {
-            let slots = by_node.get(&node.id).unwrap_or(&no_slots);
-            let commands = self.commands.get(&node.id).unwrap_or(&no_commands);
+            let wanted = Wanted {
+                apps: &self.apps,
+                slots: by_node.get(&node.id).unwrap_or(&no_slots),
+                os: self.os.get(&node.id),
+                commands: self.commands.get(&node.id).unwrap_or(&no_commands),
+            };
             let current = self.current.get(&node.id);
-            if let Some(new) =
-                compile::compile(&node.id, current, node.generation, &self.apps, slots, commands)
-            {
+            if let Some(new) = compile::compile(&node.id, current, node.generation, wanted) {
                 changed.insert(node.id.clone(), new);
             }
         }

@@ -11,8 +11,8 @@ use axum::{
 };
 use cairn_model::api::{
     AccessToken, AppStatus, AppSummary, Artifact, AuditRow, CreatedAccessToken, CreatedToken, Deploy,
-    LabelChange, LogsRequest, LogsResult, LogsStarted, NewAccessToken, NewToken, Node, NodeEvent, Role,
-    Token,
+    LabelChange, LogsRequest, LogsResult, LogsStarted, NewAccessToken, NewToken, Node, NodeEvent, OsNode,
+    OsNodes, OsRelease, OsSet, Role, Token,
 };
 use serde_json::Value;
 
@@ -25,6 +25,7 @@ mod auth;
 mod member;
 mod nodes;
 mod openapi;
+mod os;
 mod registry;
 mod route;
 mod status;
@@ -86,6 +87,19 @@ fn operator_routes() -> Vec<Route> {
             .takes::<Value>()
             .body_limit(METADATA_BODY)
             .answers::<Vec<Artifact>>(),
+        get("/os/releases", Viewer, "OS releases", os::releases).answers::<Vec<OsRelease>>(),
+        get("/os/nodes", Viewer, "Members and their OS", os::nodes)
+            .query("selector")
+            .answers::<Vec<OsNode>>(),
+        post("/os/set", Operator, "Make a release the OS of nodes", os::set)
+            .takes::<OsSet>()
+            .answers::<Vec<OsNode>>(),
+        post("/os/unset", Operator, "Leave the OS of nodes to itself", os::unset)
+            .takes::<OsNodes>()
+            .answers::<Vec<OsNode>>(),
+        post("/os/apply", Operator, "Restart nodes into their new OS", os::apply)
+            .takes::<OsNodes>()
+            .answers::<Vec<OsNode>>(),
         get("/audit", Viewer, "The newest changes", artifacts::audit)
             .query("limit")
             .answers::<Vec<AuditRow>>(),

@@ -24,6 +24,7 @@ mod fleet;
 mod http;
 mod init;
 mod metrics;
+mod os;
 mod presence;
 mod registry;
 mod run;

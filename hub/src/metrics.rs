@@ -1,16 +1,23 @@
 //! Counters, and the Prometheus text that they are served as.
 
 use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+use cairn_model::report::{OsState, OsStatus};
+
 use crate::{
     error::{Error, Kind, Result},
     service::Hub,
-    store::NodeState,
+    store::{NodeRow, NodeState},
 };
+
+/// Most versions that have a time series of their own.
+const OS_VERSIONS: usize = 20;
 
 /// What is counted since the start.
 #[derive(Default)]
@@ -61,6 +68,48 @@ impl Text {
     }
 }
 
+impl Text {
+    /// Counts of members by the OS they run and where its update stands. Versions come from nodes: all but the most
+    /// frequent are counted as one.
+    fn os_nodes(&mut self, nodes: &[NodeRow]) {
+        let members = nodes.iter().filter(|node| node.state == NodeState::Approved);
+        let statuses: Vec<&OsStatus> = members.filter_map(|n| n.status.as_ref()?.os.as_ref()).collect();
+        let mut by_version: BTreeMap<&str, usize> = BTreeMap::new();
+        for os in &statuses {
+            *by_version.entry(os.version.as_str()).or_default() += 1;
+        }
+        let mut frequent: Vec<(&str, usize)> = by_version.into_iter().collect();
+        frequent.sort_by_key(|(version, count)| (Reverse(*count), *version));
+        let named: BTreeSet<&str> =
+            frequent.into_iter().take(OS_VERSIONS).map(|(version, _)| version).collect();
+        let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for os in statuses {
+            let version = named.get(os.version.as_str()).copied().unwrap_or("other");
+            *counts.entry((version, state_name(os.state))).or_default() += 1;
+        }
+        self.head("cairn_hub_nodes_os", "gauge", "Members by OS version and state of its update.");
+        for ((version, state), count) in counts {
+            let labels = format!("{{version=\"{version}\",state=\"{state}\"}}");
+            self.value("cairn_hub_nodes_os", &labels, count);
+        }
+    }
+}
+
+/// As in the API.
+fn state_name(state: OsState) -> &'static str {
+    match state {
+        OsState::Idle => "idle",
+        OsState::Fetching => "fetching",
+        OsState::Written => "written",
+        OsState::Armed => "armed",
+        OsState::Trying => "trying",
+        OsState::Good => "good",
+        OsState::RolledBack => "rolled-back",
+        OsState::Refused => "refused",
+        OsState::Failed => "failed",
+    }
+}
+
 impl Hub {
     /// Everything worth watching, as Prometheus reads it.
     pub(crate) async fn metrics_text(&self) -> Result<String> {
@@ -74,6 +123,7 @@ impl Hub {
             let count = nodes.iter().filter(|node| node.state == state).count();
             text.value("cairn_hub_nodes", &format!("{{state=\"{}\"}}", state.as_str()), count);
         }
+        text.os_nodes(&nodes);
         let behind = nodes
             .iter()
             .filter(|n| n.state == NodeState::Approved)

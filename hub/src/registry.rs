@@ -1,14 +1,14 @@
 //! The OCI registry below HTTP: blobs and manifests by digest in an object store, their index in the database.
 //!
 //! A blob is on disk, whole and fsynced under its digest, before its row is; a manifest is signed before its row is.
-//! So a row never promises what is not there, and a crash leaves at most files that nobody names.
+//! So a row never promises what is not there, and a crash leaves at most files that nobody names ([`sweep`]).
 
-use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cairn_model::{Digest, oci};
 use cairn_trust::sign::TargetEntry;
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::{StreamExt as _, stream::BoxStream};
 use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload, local::LocalFileSystem, path::Path as Key,
 };
@@ -19,11 +19,13 @@ use crate::{
     clock,
     service::Operator,
     sign::{Signer, SignerError},
-    store::{ManifestRow, Store, StoreError},
+    store::{ManifestRow, Store, StoreError, Tx},
 };
 
 mod manifest;
 mod name;
+mod release;
+mod sweep;
 mod upload;
 
 pub(crate) use manifest::{Descriptor, Manifest};
@@ -42,6 +44,9 @@ pub(crate) enum RegistryError {
     /// No such blob there.
     #[error("blob {0} is not in this repository; push it")]
     BlobUnknown(Digest),
+    /// A blob that the asking node does not need.
+    #[error("nothing that this node shall run names blob {0}; it is for other nodes")]
+    BlobNotNeeded(Digest),
     /// No such upload.
     #[error("no such upload; it ended, was cancelled, or the hub restarted: start again with POST")]
     UploadUnknown,
@@ -107,10 +112,6 @@ pub(crate) enum RegistryError {
 
 type Result<T> = std::result::Result<T, RegistryError>;
 
-/// A blob that was taken out of its last repository may be wanted again: a push that mounts or skips it may be under
-/// way.
-const KEEP_UNNAMED_MS: i64 = 24 * 3_600_000;
-
 /// The registry. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Registry {
@@ -174,8 +175,8 @@ impl Registry {
     ) -> Result<Digest> {
         let wanted: Digest = wanted.parse().map_err(|_| RegistryError::DigestInvalid(wanted.to_owned()))?;
         let (staged, size) = upload.finish(&wanted).await?;
-        self.objects.rename(&staged, &blob_key(&wanted)).await?;
         let mut tx = self.store.begin().await?;
+        self.objects.rename(&staged, &blob_key(&wanted)).await?;
         tx.insert_blob(repository, &wanted, size, clock::now_ms()).await?;
         tx.commit().await?;
         Ok(wanted)
@@ -188,8 +189,8 @@ impl Registry {
             return Ok(digest);
         }
         let size = bytes.len() as u64;
-        self.objects.put(&blob_key(&digest), PutPayload::from_bytes(bytes)).await?;
         let mut tx = self.store.begin().await?;
+        self.objects.put(&blob_key(&digest), PutPayload::from_bytes(bytes)).await?;
         tx.insert_blob(repository, &digest, size, clock::now_ms()).await?;
         tx.commit().await?;
         Ok(digest)
@@ -205,6 +206,9 @@ impl Registry {
             return Ok(false);
         }
         let mut tx = self.store.begin().await?;
+        if !tx.has_blob(digest).await? {
+            return Ok(false);
+        }
         tx.link_blob(repository, digest).await?;
         tx.commit().await?;
         Ok(true)
@@ -252,6 +256,7 @@ impl Registry {
         }
         let manifest = Manifest::parse(media_type, &bytes).map_err(RegistryError::ManifestInvalid)?;
         self.ensure_referenced(&manifest).await?;
+        let release = self.release_of(&manifest).await?;
         let row = ManifestRow {
             digest: digest.clone(),
             media_type: manifest.media_type.clone(),
@@ -262,7 +267,6 @@ impl Registry {
             annotations: manifest.annotations.clone(),
             pushed_at: clock::now_ms(),
         };
-        self.objects.put(&blob_key(&digest), PutPayload::from_bytes(bytes)).await?;
         let name = match reference {
             Reference::Tag(tag) => format!("{repository}:{tag}"),
             Reference::Digest(_) => repository.to_owned(),
@@ -271,7 +275,12 @@ impl Registry {
             self.signer.add_artifacts(vec![target_entry(&row, &name)]).await?;
         }
         let mut tx = self.store.begin().await?;
+        self.objects.put(&blob_key(&digest), PutPayload::from_bytes(bytes)).await?;
         tx.insert_manifest(repository, &row).await?;
+        note_blobs(&mut tx, &digest, &manifest).await?;
+        if let Some(release) = &release {
+            tx.insert_release(&digest, release).await?;
+        }
         let mut before = None;
         if let Reference::Tag(tag) = reference {
             before = tx.set_tag(repository, tag, &digest).await?.map(|d| json!({ "digest": d }));
@@ -326,6 +335,12 @@ impl Registry {
         self.store.repository_manifest(repository, &digest).await?.ok_or_else(unknown)
     }
 
+    /// The row of a manifest, in whichever repository.
+    pub(crate) async fn find_any_manifest(&self, digest: &Digest) -> Result<ManifestRow> {
+        let row = self.store.manifest(digest).await?;
+        row.ok_or_else(|| RegistryError::ManifestUnknown(digest.to_string()))
+    }
+
     /// The row of a manifest that nodes accept, in whichever repository.
     pub(crate) async fn find_signed_manifest(&self, digest: &Digest) -> Result<ManifestRow> {
         let row = self.store.manifest(digest).await?.filter(|row| self.signer.is_signed(&row.digest));
@@ -354,7 +369,7 @@ impl Registry {
         let mut tx = self.store.begin().await?;
         let found = match reference {
             Reference::Tag(tag) => tx.delete_tag(repository, tag).await?,
-            Reference::Digest(digest) => tx.delete_manifest(repository, digest).await?,
+            Reference::Digest(digest) => tx.delete_manifest(repository, digest, clock::now_ms()).await?,
         };
         if !found {
             return Err(RegistryError::ManifestUnknown(reference.to_string()));
@@ -372,54 +387,20 @@ impl Registry {
                 )));
             }
         }
+        if let Some(node) = self.store.node_of_release(digest).await? {
+            return Err(RegistryError::Denied(format!(
+                "node {node} shall run {digest}; set another release first, or none (`cairn os unset --node {node}`)"
+            )));
+        }
         Ok(())
     }
 
     /// Takes a blob out of a repository.
     pub(crate) async fn delete_blob(&self, repository: &str, digest: &Digest) -> Result<()> {
         let mut tx = self.store.begin().await?;
-        let found = tx.unlink_blob(repository, digest).await?;
+        let found = tx.unlink_blob(repository, digest, clock::now_ms()).await?;
         tx.commit().await?;
         if found { Ok(()) } else { Err(RegistryError::BlobUnknown(digest.clone())) }
-    }
-
-    /// Gives back the space of what nobody names: files that a crash left without a row, and blobs that no repository
-    /// and no manifest has any more. Only before anything is served, for an upload under way would look the same.
-    pub(crate) async fn sweep(&self) -> Result<usize> {
-        let mut named: HashSet<Digest> = HashSet::new();
-        for (row, _) in self.store.manifests().await? {
-            // A manifest that cannot be read may name anything: then nothing is given back.
-            let read = self.manifest_bytes(&row.digest).await.map_err(|e| e.to_string());
-            let manifest = match read.and_then(|bytes| Manifest::parse(&row.media_type, &bytes)) {
-                Ok(manifest) => manifest,
-                Err(cause) => {
-                    tracing::warn!(digest = %row.digest, "no space is given back, a manifest is damaged: {cause}");
-                    return Ok(0);
-                }
-            };
-            named.extend(manifest.blobs.into_iter().map(|blob| blob.digest));
-            named.insert(row.digest);
-        }
-        let before = clock::now_ms() - KEEP_UNNAMED_MS;
-        for digest in self.store.blobs_without_repository(before).await? {
-            if !named.contains(&digest) {
-                let mut tx = self.store.begin().await?;
-                tx.forget_blob(&digest).await?;
-                tx.commit().await?;
-            }
-        }
-        named.extend(self.store.blobs().await?);
-        let mut swept = 0;
-        let mut files = self.objects.list(Some(&Key::from("blobs/sha256")));
-        while let Some(file) = files.next().await {
-            let location = file?.location;
-            let digest = location.filename().and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
-            if digest.is_none_or(|digest| !named.contains(&digest)) {
-                self.objects.delete(&location).await?;
-                swept += 1;
-            }
-        }
-        Ok(swept)
     }
 
     /// Signs every manifest that is listed but no target: what a crash, or a key that came back, leaves.
@@ -444,6 +425,18 @@ impl Registry {
             .map(|(row, names)| target_entry(row, names.first().map_or("", String::as_str)))
             .collect())
     }
+}
+
+/// Writes down what `manifest` names, all of which is still here: what nobody named may have been given back since it
+/// was looked for.
+async fn note_blobs(tx: &mut Tx, digest: &Digest, manifest: &Manifest) -> Result<()> {
+    for blob in &manifest.blobs {
+        if !blob.is_foreign() && !tx.has_blob(&blob.digest).await? {
+            return Err(RegistryError::ManifestBlobUnknown(blob.digest.clone()));
+        }
+        tx.insert_manifest_blob(digest, &blob.digest).await?;
+    }
+    Ok(())
 }
 
 fn target_entry(row: &ManifestRow, name: &str) -> TargetEntry {

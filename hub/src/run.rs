@@ -21,6 +21,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let signer = Signer::open(&data)?;
     let registry =
         Registry::open(&data, store.clone(), signer.clone(), settings.max_blob_bytes, settings.max_uploads)?;
+    registry.note_named_blobs().await?;
     let swept = registry.sweep().await?;
     if swept > 0 {
         tracing::info!(swept, "removed files that nobody names");

@@ -15,6 +15,7 @@ pub(crate) mod enroll;
 pub(crate) mod identity;
 pub(crate) mod logs;
 pub(crate) mod nodes;
+pub(crate) mod os;
 pub(crate) mod reports;
 pub(crate) mod tokens;
 

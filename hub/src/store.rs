@@ -15,6 +15,7 @@ mod artifacts;
 mod audit;
 mod commands;
 mod nodes;
+mod os;
 mod reports;
 mod tokens;
 
@@ -23,6 +24,7 @@ pub(crate) use artifacts::ManifestRow;
 pub(crate) use audit::Change;
 pub(crate) use commands::NewCommand;
 pub(crate) use nodes::{DesiredRow, NodeRow, NodeState};
+pub(crate) use os::{OsRow, ReleaseRow};
 pub(crate) use tokens::{AccessTokenRow, EnrollTokenRow};
 
 /// Why the database did not do what it was asked.

@@ -58,7 +58,8 @@ pub struct ApiErrorBody {
     pub code: String,
     /// Cause and cure.
     pub message: String,
-    /// For a refused Compose file: one line each, `file:line:column: cause; cure`.
+    /// Where there may be more than one: one line each, `cause; cure`, with `file:line:column:` for a Compose file and
+    /// `node ID (HOST NAME):` for a change to some nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
@@ -395,6 +396,9 @@ pub struct OsNode {
     pub desired: Option<DesiredOs>,
     /// What it last said; absent where it has not said anything yet.
     pub status: Option<OsStatus>,
+    /// Why the hub does not tell it what is desired, in words with a cure; empty where it does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 /// Who changed what.

@@ -146,11 +146,11 @@ impl Release {
         let Verity { root_hash, salt, uuid } = &self.verity;
         ensure(is_hex(root_hash, 64), "'verity.root_hash' is no SHA-256 in lower-case hex")?;
         ensure(is_hex(salt, salt.len()) && salt.len() <= 512, "'verity.salt' is not up to 256 bytes in hex")?;
-        ensure(salt.len() % 2 == 0 && is_hex(uuid, 32), "'verity.uuid' is not 16 bytes in hex")?;
+        ensure(salt.len().is_multiple_of(2) && is_hex(uuid, 32), "'verity.uuid' is not 16 bytes in hex")?;
         let blobs = [&self.root, &self.uki, &self.chunks.index, &self.chunks.pack];
         let patches = self.patches.iter().map(|patch| &patch.blob);
         ensure(blobs.into_iter().chain(patches).all(|blob| blob.size > 0), "a payload has no bytes")?;
-        ensure(self.root.size % 4096 == 0, "'root.size' is not a multiple of 4096")?;
+        ensure(self.root.size.is_multiple_of(4096), "'root.size' is not a multiple of 4096")?;
         ensure(self.patches.len() <= MAX_PATCHES, "there are over 64 patches")?;
         ensure(
             self.patches.iter().all(|patch| is_hex(&patch.from_root_hash, 64)),

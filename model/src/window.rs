@@ -91,8 +91,8 @@ fn parse_days(text: &str) -> Result<u8, &'static str> {
 }
 
 fn parse_day(text: &str) -> Result<usize, &'static str> {
-    let is = |name: &&str| text.eq_ignore_ascii_case(name) || text.eq_ignore_ascii_case(&name[..3]);
-    NAMES.iter().position(|name| is(&name)).ok_or("a day is none of Mon, Tue, Wed, Thu, Fri, Sat, Sun")
+    let is = |name: &str| text.eq_ignore_ascii_case(name) || text.eq_ignore_ascii_case(&name[..3]);
+    NAMES.iter().position(|name| is(name)).ok_or("a day is none of Mon, Tue, Wed, Thu, Fri, Sat, Sun")
 }
 
 fn parse_time(text: &str) -> Result<u16, &'static str> {

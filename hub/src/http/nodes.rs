@@ -17,7 +17,7 @@ use crate::{error::Result, selector::Selector, service::SharedHub};
 #[derive(Deserialize)]
 pub(super) struct ListQuery {
     #[serde(default)]
-    selector: String,
+    pub(super) selector: String,
 }
 
 pub(super) async fn list(

@@ -112,8 +112,8 @@ async fn caller(hub: &SharedHub, parts: &Parts) -> Result<Caller> {
     Ok(hub.caller(&token, auth::origin(parts)).await?)
 }
 
-/// What nodes read: signed manifests, and blobs, which are named by digests inside those. An app's manifest names the
-/// app's document, which may hold secrets: only the nodes that run the app learn it.
+/// By digest, whatever the repository. A node reads what it needs for what is desired of it, and nothing else: an app's
+/// document may hold secrets, a release or an image somebody's know-how. Operators read everything.
 async fn any_repository(
     hub: &SharedHub,
     caller: &Caller,
@@ -125,16 +125,25 @@ async fn any_repository(
     }
     match target {
         Target::Manifest(Reference::Digest(digest)) => {
-            let row = hub.registry.find_signed_manifest(digest).await?;
-            if let Caller::Node(node) = caller
-                && row.artifact_type == oci::ARTIFACT_TYPE_APP
-                && !hub.needs(node, digest).await?
-            {
-                return Err(RegistryError::ManifestUnknown(format!("{digest} (for this node)")).into());
-            }
+            let row = match caller {
+                Caller::Operator(_) => hub.registry.find_any_manifest(digest).await?,
+                Caller::Node(node) if hub.needs(node, digest).await? => {
+                    hub.registry.find_signed_manifest(digest).await?
+                }
+                Caller::Node(_) => {
+                    return Err(RegistryError::ManifestUnknown(format!("{digest} (for this node)")).into());
+                }
+            };
             manifests::send(hub, &row, parts).await
         }
-        Target::Blob(digest) => blobs::get(hub, None, digest, parts).await,
+        Target::Blob(digest) => {
+            if let Caller::Node(node) = caller
+                && !hub.needs_blob(node, digest).await?
+            {
+                return Err(RegistryError::BlobNotNeeded(digest.clone()).into());
+            }
+            blobs::get(hub, None, digest, parts).await
+        }
         Target::Manifest(Reference::Tag(_))
         | Target::Uploads
         | Target::Upload(_)

@@ -27,7 +27,7 @@ const GRACE_SECONDS: i64 = 60;
 const MAX_LINES: u32 = 10_000;
 
 /// Most commands that wait for one node: its document is bounded.
-const MAX_OPEN: usize = 32;
+pub(super) const MAX_OPEN: usize = 32;
 
 impl Hub {
     /// Asks the nodes that run `app` for its logs.

@@ -50,6 +50,12 @@ impl Hub {
         Ok(self.store.needs(node).await?.contains(digest))
     }
 
+    /// Whether a manifest that `node` needs names this blob.
+    pub(crate) async fn needs_blob(&self, node: &NodeId, digest: &Digest) -> Result<bool> {
+        let needs = self.store.needs(node).await?;
+        Ok(self.store.any_names_blob(&needs, digest).await?)
+    }
+
     /// Takes a node in; one that is a member already stays one.
     pub(crate) async fn approve_node(&self, who: &Operator, name: &str) -> Result<Node> {
         let id = self.find_node(name).await?.id;
@@ -94,8 +100,9 @@ impl Hub {
         let row = self.find_node(name).await?;
         let mut tx = self.store.begin().await?;
         tx.set_node_state(&row.id, NodeState::Removed).await?;
-        let before =
-            json!({"state": row.state.as_str(), "labels": row.labels, "hostname": row.facts.hostname});
+        let os = tx.delete_os_row(&row.id).await?.map(|row| row.desired);
+        let (state, hostname) = (row.state.as_str(), &row.facts.hostname);
+        let before = json!({"state": state, "labels": row.labels, "hostname": hostname, "os": os});
         tx.audit(clock::now_ms(), who.change("node.remove", row.id.as_str(), Some(before), None)).await?;
         tx.commit().await?;
         self.fleet.converge().await
@@ -119,9 +126,17 @@ impl Hub {
         }
     }
 
+    fn last_seen(&self, row: &NodeRow) -> Option<i64> {
+        self.presence.last_seen(&row.id).max(row.last_seen)
+    }
+
+    /// Whether a node was heard of lately.
+    pub(super) fn is_online(&self, row: &NodeRow) -> bool {
+        self.last_seen(row).is_some_and(|at| clock::now_ms() - at < ONLINE_MS)
+    }
+
     fn view(&self, row: &NodeRow) -> Result<Node> {
         let key = identity::public_key(row)?;
-        let last_seen = self.presence.last_seen(&row.id).max(row.last_seen);
         Ok(Node {
             id: row.id.clone(),
             state: match row.state {
@@ -132,8 +147,8 @@ impl Hub {
             labels: row.effective_labels(),
             facts: row.facts.clone(),
             enrolled_at: clock::rfc3339(row.enrolled_at),
-            last_seen: last_seen.map(clock::rfc3339),
-            online: last_seen.is_some_and(|at| clock::now_ms() - at < ONLINE_MS),
+            last_seen: self.last_seen(row).map(clock::rfc3339),
+            online: self.is_online(row),
             desired_generation: row.generation,
             status: row.status.clone(),
         })

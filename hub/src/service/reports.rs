@@ -1,8 +1,10 @@
 //! Reports of nodes: verified, stored exactly once and in order, acknowledged when they are on disk.
 
+use std::borrow::Cow;
+
 use cairn_model::{
     enroll::{ReportsRequest, ReportsResponse},
-    report::{self, Record, Report},
+    report::{self, NodeStatus, OsStatus, Record, Report},
 };
 use cairn_trust::envelope::{self, Sequence};
 
@@ -90,6 +92,23 @@ fn cut(text: &mut String, most: usize) {
     text.truncate(end);
 }
 
+/// A status with the texts of its OS cut: they are quoted to whoever looks at the fleet.
+fn bounded(status: &NodeStatus) -> Cow<'_, NodeStatus> {
+    let long = |os: &OsStatus| {
+        os.compatible.len() > MAX_REASON || os.detail.as_ref().is_some_and(|text| text.len() > MAX_MESSAGE)
+    };
+    let mut status = Cow::Borrowed(status);
+    if status.os.as_ref().is_some_and(long)
+        && let Some(os) = &mut status.to_mut().os
+    {
+        cut(&mut os.compatible, MAX_REASON);
+        if let Some(detail) = &mut os.detail {
+            cut(detail, MAX_MESSAGE);
+        }
+    }
+    status
+}
+
 /// Stores one report; says whether placement or what is desired may change by it: new facts, a command that ended.
 async fn store(tx: &mut Tx, report: &Report) -> Result<bool> {
     let mut concerns_fleet = false;
@@ -101,7 +120,7 @@ async fn store(tx: &mut Tx, report: &Report) -> Result<bool> {
                 cut(&mut event.reason, MAX_REASON);
                 tx.insert_event(&report.node, report.sequence, position, &event).await?;
             }
-            Record::Status(status) => tx.set_status(&report.node, status).await?,
+            Record::Status(status) => tx.set_status(&report.node, &bounded(status)).await?,
             Record::Event(event) => tx.insert_event(&report.node, report.sequence, position, event).await?,
             Record::Facts(facts) => {
                 tx.set_facts(&report.node, facts).await?;

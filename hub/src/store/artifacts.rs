@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_model::Digest;
+use cairn_model::{Digest, oci};
 use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{Result, Store, Tx, parse_id, parse_json, to_json};
@@ -165,22 +165,40 @@ impl Store {
             .collect()
     }
 
-    /// Every blob.
-    pub(crate) async fn blobs(&self) -> Result<Vec<Digest>> {
-        let rows = sqlx::query("SELECT digest FROM blob").fetch_all(&self.readers).await?;
+    /// Every blob and every manifest.
+    pub(crate) async fn contents(&self) -> Result<Vec<Digest>> {
+        let rows = sqlx::query("SELECT digest FROM blob UNION SELECT digest FROM manifest")
+            .fetch_all(&self.readers)
+            .await?;
         rows.iter().map(|row| parse_id("digest", row.try_get("digest")?)).collect()
     }
 
-    /// Blobs older than `before` that no repository has.
-    pub(crate) async fn blobs_without_repository(&self, before: i64) -> Result<Vec<Digest>> {
+    /// The manifests, no indexes among them, of which it is not written down what they name.
+    pub(crate) async fn manifests_without_blobs(&self) -> Result<Vec<ManifestRow>> {
         let rows = sqlx::query(
-            "SELECT digest FROM blob b WHERE created_at < $1
-             AND NOT EXISTS (SELECT 1 FROM repository_blob WHERE digest = b.digest)",
+            "SELECT * FROM manifest m WHERE media_type NOT IN ($1, $2)
+             AND NOT EXISTS (SELECT 1 FROM manifest_blob WHERE manifest = m.digest)",
         )
-        .bind(before)
+        .bind(oci::MEDIA_TYPE_INDEX)
+        .bind(oci::MEDIA_TYPE_DOCKER_LIST)
         .fetch_all(&self.readers)
         .await?;
-        rows.iter().map(|row| parse_id("digest", row.try_get("digest")?)).collect()
+        rows.iter().map(manifest).collect()
+    }
+
+    /// Whether any of `manifests` names `blob`.
+    pub(crate) async fn any_names_blob(&self, manifests: &[Digest], blob: &Digest) -> Result<bool> {
+        for manifest in manifests {
+            let row = sqlx::query("SELECT 1 FROM manifest_blob WHERE manifest = $1 AND blob = $2")
+                .bind(manifest.as_str())
+                .bind(blob.as_str())
+                .fetch_optional(&self.readers)
+                .await?;
+            if row.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// How many blobs there are and how long they are together.
@@ -210,9 +228,56 @@ impl Tx {
         self.link_blob(repository, digest).await
     }
 
-    /// Takes a blob that nobody names out of the index.
-    pub(crate) async fn forget_blob(&mut self, digest: &Digest) -> Result<()> {
-        sqlx::query("DELETE FROM blob WHERE digest = $1").bind(digest.as_str()).execute(&mut *self.0).await?;
+    /// Takes out of the index what came, or lost its name, before `before` and no manifest names: out of each
+    /// repository what none of its own names, and out of all what none at all does.
+    pub(crate) async fn forget_unnamed_blobs(&mut self, before: i64) -> Result<()> {
+        sqlx::query(
+            "DELETE FROM repository_blob WHERE digest IN (SELECT digest FROM blob WHERE created_at < $1)
+             AND NOT EXISTS (SELECT 1 FROM repository_manifest r JOIN manifest_blob m ON m.manifest = r.digest
+                             WHERE r.repository = repository_blob.repository
+                             AND m.blob = repository_blob.digest)",
+        )
+        .bind(before)
+        .execute(&mut *self.0)
+        .await?;
+        sqlx::query(
+            "DELETE FROM blob WHERE created_at < $1
+             AND NOT EXISTS (SELECT 1 FROM repository_blob r WHERE r.digest = blob.digest)
+             AND NOT EXISTS (SELECT 1 FROM manifest_blob m WHERE m.blob = blob.digest)",
+        )
+        .bind(before)
+        .execute(&mut *self.0)
+        .await?;
+        Ok(())
+    }
+
+    /// Whether the hub has a blob, as this transaction sees it.
+    pub(crate) async fn has_blob(&mut self, digest: &Digest) -> Result<bool> {
+        let row = sqlx::query("SELECT 1 FROM blob WHERE digest = $1")
+            .bind(digest.as_str())
+            .fetch_optional(&mut *self.0)
+            .await?;
+        Ok(row.is_some())
+    }
+
+    /// Whether any row promises content of that digest, as this transaction sees it.
+    pub(crate) async fn promises(&mut self, digest: &Digest) -> Result<bool> {
+        let row = sqlx::query(
+            "SELECT 1 FROM blob WHERE digest = $1 UNION ALL SELECT 1 FROM manifest WHERE digest = $1",
+        )
+        .bind(digest.as_str())
+        .fetch_optional(&mut *self.0)
+        .await?;
+        Ok(row.is_some())
+    }
+
+    /// Writes down that a manifest, whose row is there, names a blob.
+    pub(crate) async fn insert_manifest_blob(&mut self, manifest: &Digest, blob: &Digest) -> Result<()> {
+        sqlx::query("INSERT INTO manifest_blob (manifest, blob) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            .bind(manifest.as_str())
+            .bind(blob.as_str())
+            .execute(&mut *self.0)
+            .await?;
         Ok(())
     }
 
@@ -228,8 +293,18 @@ impl Tx {
         Ok(())
     }
 
-    /// Takes a blob out of a repository; says whether it was there.
-    pub(crate) async fn unlink_blob(&mut self, repository: &str, digest: &Digest) -> Result<bool> {
+    /// Takes a blob out of a repository; says whether it was there. Its time to be wanted again begins now.
+    pub(crate) async fn unlink_blob(
+        &mut self,
+        repository: &str,
+        digest: &Digest,
+        now_ms: i64,
+    ) -> Result<bool> {
+        sqlx::query("UPDATE blob SET created_at = $2 WHERE digest = $1")
+            .bind(digest.as_str())
+            .bind(now_ms)
+            .execute(&mut *self.0)
+            .await?;
         let done = sqlx::query("DELETE FROM repository_blob WHERE repository = $1 AND digest = $2")
             .bind(repository)
             .bind(digest.as_str())
@@ -299,8 +374,21 @@ impl Tx {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Takes a manifest and its tags out of a repository; says whether it was there.
-    pub(crate) async fn delete_manifest(&mut self, repository: &str, digest: &Digest) -> Result<bool> {
+    /// Takes a manifest and its tags out of a repository; says whether it was there. The time of its blobs to be wanted
+    /// again begins now.
+    pub(crate) async fn delete_manifest(
+        &mut self,
+        repository: &str,
+        digest: &Digest,
+        now_ms: i64,
+    ) -> Result<bool> {
+        sqlx::query(
+            "UPDATE blob SET created_at = $2 WHERE digest IN (SELECT blob FROM manifest_blob WHERE manifest = $1)",
+        )
+        .bind(digest.as_str())
+        .bind(now_ms)
+        .execute(&mut *self.0)
+        .await?;
         sqlx::query("DELETE FROM tag WHERE repository = $1 AND digest = $2")
             .bind(repository)
             .bind(digest.as_str())

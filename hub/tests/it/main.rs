@@ -8,6 +8,7 @@ mod enrol;
 mod harness;
 mod node;
 mod offline_keys;
+mod os;
 mod push;
 mod reports;
 mod roles;

@@ -1,5 +1,7 @@
 //! A hub without the operators' keys: what is pushed waits for their signature.
 
+use std::path::Path;
+
 use cairn_model::{AppName, ServiceName};
 use cairn_trust::{keys::KeyPair, node::Update, sign::sign_file};
 use reqwest::{Method, StatusCode};
@@ -17,6 +19,13 @@ async fn sign(hub: &Hub, key: &KeyPair) -> (StatusCode, serde_json::Value) {
     let unsigned = hub.ask(Method::GET, "/api/v1/artifacts/unsigned-targets").send().await.unwrap();
     let signed = sign_file(&unsigned.bytes().await.unwrap(), &[key]).unwrap();
     answer(hub.ask(Method::POST, "/api/v1/artifacts/signed-targets").body(signed).send().await.unwrap()).await
+}
+
+/// Signs what waits with the operator's key in `keys`.
+pub async fn sign_all(hub: &Hub, keys: &Path) {
+    let key = KeyPair::load(&keys.join("artifacts-targets.pem")).unwrap();
+    let (status, artifacts) = sign(hub, &key).await;
+    assert_eq!(status, StatusCode::OK, "{artifacts}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use reqwest::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::{
+    deploy::COMPOSE,
     harness::{Hub, answer},
     node::Node,
 };
@@ -236,13 +237,21 @@ async fn lists_what_is_attached_to_a_manifest() {
 }
 
 #[tokio::test]
-async fn nodes_read_signed_manifests_and_nothing_else() {
+async fn nodes_read_what_they_need_and_nothing_else() {
     let hub = Hub::start();
     let digest = push_image(&hub, "demo/web", "1", "one").await;
+    let other = push_image(&hub, "demo/other", "1", "two").await;
     let node = Node::member(&hub, "a").await;
     let status = async |path: String| node.ask(&hub, Method::GET, &path).send().await.unwrap().status();
-    assert_eq!(status(format!("/v2/_/manifests/{digest}")).await, StatusCode::OK);
-    assert_eq!(status(format!("/v2/_/blobs/{}", Digest::of(b"one"))).await, StatusCode::OK);
+    let (manifest, blob) =
+        (format!("/v2/_/manifests/{digest}"), format!("/v2/_/blobs/{}", Digest::of(b"one")));
+    assert_eq!(status(manifest.clone()).await, StatusCode::NOT_FOUND);
+    assert_eq!(status(blob.clone()).await, StatusCode::NOT_FOUND);
+    assert_eq!(hub.deploy("shop", COMPOSE).await.0, StatusCode::OK);
+    assert_eq!(status(manifest).await, StatusCode::OK);
+    assert_eq!(status(blob).await, StatusCode::OK);
+    assert_eq!(status(format!("/v2/_/manifests/{other}")).await, StatusCode::NOT_FOUND);
+    assert_eq!(status(format!("/v2/_/blobs/{}", Digest::of(b"two"))).await, StatusCode::NOT_FOUND);
     assert_eq!(status("/v2/_/manifests/1".to_owned()).await, StatusCode::FORBIDDEN);
     assert_eq!(status(format!("/v2/demo/web/manifests/{digest}")).await, StatusCode::FORBIDDEN);
     let push = node.ask(&hub, Method::POST, "/v2/demo/web/blobs/uploads/").send().await.unwrap();

@@ -124,8 +124,15 @@ async fn a_node_reads_only_the_apps_that_it_runs() {
     assert_eq!(read(&nodes[0], &app).await.0, StatusCode::OK);
     let (status, body) = read(&nodes[1], &app).await;
     assert_eq!((status, &body["errors"][0]["code"]), (StatusCode::NOT_FOUND, &json!("MANIFEST_UNKNOWN")));
-    assert_eq!(read(&nodes[1], &format!("/v2/_/manifests/{image}")).await.0, StatusCode::OK);
-    assert_eq!(hub.ask(Method::GET, &app).send().await.unwrap().status(), StatusCode::OK);
+    let manifest = hub.ask(Method::GET, &app).send().await.unwrap();
+    assert_eq!(manifest.status(), StatusCode::OK);
+    let manifest: Value = manifest.json().await.unwrap();
+    // Its document may hold what is nobody else's business.
+    let document = format!("/v2/_/blobs/{}", manifest["config"]["digest"].as_str().unwrap());
+    assert_eq!(read(&nodes[0], &document).await.0, StatusCode::OK);
+    assert_eq!(read(&nodes[1], &document).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(read(&nodes[0], &format!("/v2/_/manifests/{image}")).await.0, StatusCode::OK);
+    assert_eq!(read(&nodes[1], &format!("/v2/_/manifests/{image}")).await.0, StatusCode::NOT_FOUND);
     hub.api(Method::DELETE, "/apps/shop", None).await;
     assert_eq!(read(&nodes[0], &app).await.0, StatusCode::NOT_FOUND);
 }

@@ -67,7 +67,9 @@ fn client(error: &RegistryError) -> (StatusCode, &'static str) {
     match error {
         RegistryError::NameInvalid(_) => (StatusCode::BAD_REQUEST, "NAME_INVALID"),
         RegistryError::NameUnknown(_) => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
-        RegistryError::BlobUnknown(_) => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
+        RegistryError::BlobUnknown(_) | RegistryError::BlobNotNeeded(_) => {
+            (StatusCode::NOT_FOUND, "BLOB_UNKNOWN")
+        }
         RegistryError::UploadUnknown => (StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
         RegistryError::OutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
         RegistryError::DigestMismatch { .. } | RegistryError::DigestInvalid(_) => {
