@@ -21,8 +21,7 @@ const ENTRIES: &str = "EFI/Linux";
 /// Most files that are looked at.
 const MAX_FILES: usize = 256;
 
-/// Debian's defaults, so that no other character set is looked for. Directory writes are waited for: a rename puts the
-/// new name on the disk before it takes the old one away.
+/// Debian's defaults, so that no other character set is looked for.
 const OPTIONS: &str = "codepage=437,iocharset=ascii,utf8,fmask=0177,dmask=0077";
 
 /// Takes the tries from every entry on this disk that boots the given root, if there is another that boots.
@@ -32,7 +31,7 @@ pub(crate) fn mark_spent(disk: &Disk, root_hash: &RootHash) -> Outcome<Plan> {
         .and_then(|number| disk.partition(number))
         .ok_or_else(|| format!("{} has no EFI system partition", disk.name()))?;
     let _ = fs::create_dir_all(MOUNT_POINT);
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_DIRSYNC;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some(device.as_str()), MOUNT_POINT, Some("vfat"), flags, Some(OPTIONS))
         .map_err(|error| format!("failed to mount the EFI system partition {device}: {error}"))?;
     let result = mark_spent_in(&Path::new(MOUNT_POINT).join(ENTRIES), root_hash);
