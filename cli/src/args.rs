@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and nothing about what it leads to. Help, completions and man pages are made
 //! from it.
 
+mod os;
 mod value;
 
 use std::{path::PathBuf, time::Duration};
@@ -11,7 +12,11 @@ use clap_complete::Shell;
 
 use crate::{failure::EXIT_CODES, reference::Reference};
 
+pub(crate) use os::{LocalOsVerb, OsMany, OsSet, OsStatus, OsTargets, OsVerb, RebootArg};
 pub(crate) use value::{LabelEdit, parse_name};
+
+/// Where a node's daemon listens.
+const SOCKET: &str = "/run/cairn/cairnd.sock";
 
 /// Runs containers and wasm on a fleet of nodes.
 #[derive(Debug, Parser)]
@@ -42,6 +47,9 @@ pub(crate) enum Noun {
     /// Apps: Compose files that run on the fleet
     #[command(subcommand, visible_alias = "apps")]
     App(AppVerb),
+    /// OS releases, and which of them nodes run
+    #[command(subcommand)]
+    Os(OsVerb),
     /// Images, wasm components and apps in the hub
     #[command(subcommand)]
     Artifact(ArtifactVerb),
@@ -376,11 +384,14 @@ pub(crate) enum LocalVerb {
     /// Show how this node stands, as its daemon says
     Status {
         /// The daemon's socket
-        #[arg(long, value_name = "FILE", default_value = "/run/cairn/cairnd.sock")]
+        #[arg(long, value_name = "FILE", default_value = SOCKET)]
         socket: PathBuf,
         #[command(flatten)]
         output: Output,
     },
+    /// The OS of this node
+    #[command(subcommand)]
+    Os(LocalOsVerb),
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ mod event;
 mod generated;
 mod local;
 mod node;
+mod os;
+mod os_push;
+mod os_set;
 mod token;
 mod watch;
 
@@ -36,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Noun::Token(verb) => token::run(&connect()?, verb).await,
         Noun::AccessToken(verb) => access_token::run(&connect()?, verb).await,
         Noun::App(verb) => app::run(&connect, verb).await,
+        Noun::Os(verb) => os::run(&connect, verb).await,
         Noun::Artifact(verb) => artifact::run(&connect, verb).await,
         Noun::Event(verb) => event::run(&connect()?, verb).await,
         Noun::Audit(verb) => audit::run(&connect()?, verb).await,

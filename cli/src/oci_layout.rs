@@ -168,7 +168,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Document, Failure> {
         .map_err(|error| Failure::refused(format!("{} is not an OCI document: {error}", path.display())))
 }
 
-fn bounded(path: &Path) -> Result<Vec<u8>, Failure> {
+/// A small file of a layout.
+pub(crate) fn bounded(path: &Path) -> Result<Vec<u8>, Failure> {
     let fail = |error: io::Error| Failure::refused(format!("cannot read {}: {error}", path.display()));
     let mut bytes = Vec::new();
     fs::File::open(path).map_err(fail)?.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;

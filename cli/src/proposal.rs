@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use cairn_model::Digest;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::render::{Column, Row, text};
+use crate::reference::Reference;
 
 /// Longest that a signature may hold: a longer one could only be taken back by a new key.
 const MAX_LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 366 * 2);
@@ -45,13 +45,20 @@ pub(crate) struct Proposal {
 }
 
 /// One manifest that would become genuine.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Addition {
     pub(crate) digest: Digest,
     pub(crate) length: u64,
     /// What the hub calls it: not part of what nodes check.
     pub(crate) name: String,
-    pub(crate) media_type: String,
+}
+
+impl Addition {
+    /// The repository of that name, where it has one.
+    pub(crate) fn repository(&self) -> Option<String> {
+        let reference = self.name.parse::<Reference>().ok()?;
+        Some(reference.repository)
+    }
 }
 
 /// Why nobody should sign it.
@@ -120,24 +127,7 @@ fn addition(name: &str, target: &Target) -> Result<Addition, Refusal> {
         let value = target.custom.as_ref().and_then(|custom| custom.get(key)).and_then(Value::as_str);
         value.unwrap_or_default().to_owned()
     };
-    Ok(Addition { digest, length: target.length, name: custom("name"), media_type: custom("mediaType") })
-}
-
-impl Row for Addition {
-    const COLUMNS: &'static [Column] = &[
-        Column::always("DIGEST"),
-        Column::always("NAME"),
-        Column::always("MANIFEST"),
-        Column::always("MEDIA TYPE"),
-    ];
-
-    fn cells(&self, _now: Timestamp) -> Vec<String> {
-        vec![self.digest.to_string(), self.name.clone(), text::size(self.length), self.media_type.clone()]
-    }
-
-    fn name(&self) -> String {
-        self.digest.to_string()
-    }
+    Ok(Addition { digest, length: target.length, name: custom("name") })
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod context;
 mod event;
 pub(crate) mod local;
 mod node;
+pub(crate) mod os;
+mod proposal;
 mod structured;
 mod table;
 pub(crate) mod text;
@@ -20,6 +22,7 @@ use crate::{args::Format, failure::Failure};
 
 pub(crate) use context::ContextRow;
 pub(crate) use event::AuditEntry;
+pub(crate) use proposal::{Unveiled, release_block};
 pub(crate) use table::Column;
 
 /// What can be a line of a table.

@@ -2,6 +2,8 @@
 
 use std::{str::FromStr, time::Duration};
 
+use cairn_model::MaintenanceWindow;
+
 /// The longest label key or value.
 const MAX_LABEL: usize = 63;
 
@@ -69,6 +71,35 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds))
 }
 
+/// Labels that must hold: `KEY=VALUE`, `KEY!=VALUE`, joined by commas. An empty one would select everything.
+pub(crate) fn parse_selector(text: &str) -> Result<String, String> {
+    let is_term = |term: &str| {
+        let (key, _) = term.split_once("!=").or_else(|| term.split_once('=')).unwrap_or_default();
+        is_label_key(key.trim())
+    };
+    if text.split(',').all(is_term) {
+        Ok(text.into())
+    } else {
+        Err("expected KEY=VALUE or KEY!=VALUE, joined by commas, as in zone=berlin,stage!=test".into())
+    }
+}
+
+/// A maintenance window, as nodes read it.
+pub(crate) fn parse_window(text: &str) -> Result<String, String> {
+    text.trim()
+        .parse::<MaintenanceWindow>()
+        .map(|_| text.trim().to_owned())
+        .map_err(|error| error.to_string())
+}
+
+/// The IANA name of a zone, written as nodes know it: they have the same table.
+pub(crate) fn parse_time_zone(text: &str) -> Result<String, String> {
+    let zone = jiff::tz::TimeZoneDatabase::bundled().get(text).map_err(|_| {
+        "there is no zone of that name; expected an IANA name, as in Europe/Berlin or UTC".to_owned()
+    })?;
+    Ok(zone.iana_name().unwrap_or(text).into())
+}
+
 /// The name of a context: also a file name.
 pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     let valid = (1..=40).contains(&text.len())
@@ -102,6 +133,29 @@ mod tests {
         assert_eq!("zone-".parse(), Ok(LabelEdit::Remove("zone".into())));
         for bad in ["zone", "=x", "-", "a b=c", "a=b,c=d"] {
             assert!(bad.parse::<LabelEdit>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_selector_selects_by_something() {
+        for good in ["zone=berlin", "zone!=berlin,stage=test", "zone="] {
+            assert_eq!(parse_selector(good), Ok(good.into()));
+        }
+        for bad in ["", ",", " ", "zone", "=x", "!=x", "zone=a,", "zone=a,,b=c"] {
+            assert!(parse_selector(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn windows_and_zones_are_those_that_nodes_know() {
+        assert_eq!(parse_window(" Mon..Fri 22:00-04:00"), Ok("Mon..Fri 22:00-04:00".into()));
+        for bad in ["", "02:00", "Mon", "Mo 02:00-04:00", "02:00-02:00", "02:00-04:00 UTC"] {
+            assert!(parse_window(bad).is_err_and(|error| error.contains("write it like")), "{bad:?}");
+        }
+        assert_eq!(parse_time_zone("UTC"), Ok("UTC".into()));
+        assert_eq!(parse_time_zone("europe/berlin"), Ok("Europe/Berlin".into()));
+        for bad in ["", "Europe/Berlln", "../etc/passwd", "Europe/Berlin; reboot", "a b"] {
+            assert!(parse_time_zone(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use cairn_model::{Digest, api::Artifact};
+use cairn_model::{Digest, api::Artifact, oci::MAX_MANIFEST_BYTES, release};
 use cairn_trust::{
     client::{Client as Repository, Limits},
     clock::{Clock, Freshness},
@@ -21,9 +21,11 @@ use serde_json::Value;
 use crate::{
     args::{ArtifactSign, Format},
     client::Client,
+    contents::{self, Manifest, ReleaseError},
     failure::{Failure, Kind, chain},
-    proposal::{self, Proposal},
-    render, screen,
+    proposal::{self, Addition, Proposal},
+    render::{self, Unveiled, release_block},
+    screen::{self, Progress},
 };
 
 /// Largest root that is pinned, and largest metadata that is signed.
@@ -56,7 +58,7 @@ pub(super) async fn run(client: &Client, args: ArtifactSign) -> Result<(), Failu
             proposal.version, proposal.expires
         ));
     } else {
-        screen::print(&render::list(Format::Table, &proposal.added, Timestamp::now())?)?;
+        show(&unveil(client, &proposal.added).await?)?;
         screen::note(&format!(
             "{} to be called genuine, in version {} of the targets, until {}",
             proposal.added.len(),
@@ -147,6 +149,70 @@ fn judge(repository: &Repository, unsigned: &[u8]) -> Result<Proposal, Failure> 
     let current = serde_json::to_value(current).map_err(bad)?;
     proposal::compare(&current, &unsigned["signed"], Timestamp::now())
         .map_err(|refusal| Failure::refused(refusal.to_string()).cure("sign nothing until you know why"))
+}
+
+/// Looks at what each digest stands for: the bytes decide, never the hub's word. What can't be seen is not signed, for a
+/// stolen hub would show an OS release as something harmless.
+async fn unveil(client: &Client, added: &[Addition]) -> Result<Vec<Unveiled>, Failure> {
+    let mut progress = Progress::new();
+    let mut unveiled = Vec::with_capacity(added.len());
+    for (n, addition) in added.iter().enumerate() {
+        progress.line(&format!(
+            "[{}/{}] {}",
+            n + 1,
+            added.len(),
+            render::text::short_digest(&addition.digest)
+        ));
+        unveiled.push(look_at(client, addition).await.map_err(|failure| {
+            let cause = format!("{} can't be looked at: {}", addition.digest, failure.cause);
+            let refused = matches!(failure.kind, Kind::Refused | Kind::NotFound);
+            let kind = if refused { Kind::Refused } else { failure.kind };
+            Failure { kind, cause, ..failure }.cure("sign nothing until you know why")
+        })?);
+    }
+    Ok(unveiled)
+}
+
+async fn look_at(client: &Client, addition: &Addition) -> Result<Unveiled, Failure> {
+    let refused = |error: ReleaseError| Failure::refused(error.to_string());
+    let repository = addition.repository();
+    let repository = repository.as_deref();
+    let bytes = client.manifest(repository, &addition.digest, MAX_MANIFEST_BYTES).await?;
+    if bytes.len() as u64 != addition.length {
+        return Err(Failure::refused(format!(
+            "it has {} bytes, and the hub wants {} signed",
+            bytes.len(),
+            addition.length
+        )));
+    }
+    let manifest = Manifest::parse(&bytes).map_err(refused)?;
+    let kind = manifest.kind();
+    let release = match kind {
+        contents::Kind::Release => {
+            let config = manifest.release_config().map_err(refused)?;
+            let bytes = client.blob(repository, &config.digest, release::MAX_BYTES as u64).await?;
+            Some(manifest.release(&bytes).map_err(refused)?)
+        }
+        _ => None,
+    };
+    Ok(Unveiled {
+        digest: addition.digest.clone(),
+        name: addition.name.clone(),
+        kind: kind.word().to_owned(),
+        length: addition.length,
+        release,
+    })
+}
+
+/// The table of all, then each OS release in full.
+fn show(unveiled: &[Unveiled]) -> Result<(), Failure> {
+    let mut text = render::list(Format::Table, unveiled, Timestamp::now())?;
+    for one in unveiled {
+        if let Some(release) = &one.release {
+            text.push_str(&release_block(&one.digest, release));
+        }
+    }
+    screen::print(&text)
 }
 
 fn ask() -> Result<(), Failure> {

@@ -2,31 +2,50 @@
 
 use std::{io, path::Path, time::Duration};
 
-use cairn_model::local::STATUS_PATH;
+use cairn_model::{
+    api::ApiError,
+    local::{OS_APPLY_PATH, STATUS_PATH},
+};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::{Request, body::Bytes, header};
+use hyper::{Method, Request, StatusCode, body::Bytes, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use crate::{
-    args::LocalVerb,
+    args::{LocalOsVerb, LocalVerb},
     failure::{Failure, Kind, chain},
     render::local::LocalStatus,
+    screen,
 };
 
 /// The daemon answers from memory.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 4 << 20;
+/// Longest reason that is shown of an answer in plain text, in characters.
+const MAX_REASON: usize = 2000;
 
 pub(super) async fn run(verb: LocalVerb) -> Result<(), Failure> {
-    let LocalVerb::Status { socket, output } = verb;
-    let status = tokio::time::timeout(TIMEOUT, ask(&socket, STATUS_PATH))
-        .await
-        .map_err(|_| Failure::timeout("the daemon did not answer in time").cure("journalctl -u cairnd"))??;
-    super::show_one(output.output, &LocalStatus(status))
+    match verb {
+        LocalVerb::Status { socket, output } => {
+            let body = ask(&socket, Method::GET, STATUS_PATH).await?;
+            let status = serde_json::from_slice(&body)
+                .map_err(|error| Failure::failed(format!("the daemon's answer is no JSON: {error}")))?;
+            super::show_one(output.output, &LocalStatus(status))
+        }
+        LocalVerb::Os(LocalOsVerb::Apply { socket }) => {
+            ask(&socket, Method::POST, OS_APPLY_PATH).await?;
+            screen::print("this node restarts into the OS that stands written\n")
+        }
+    }
 }
 
-async fn ask(socket: &Path, path: &str) -> Result<serde_json::Value, Failure> {
+async fn ask(socket: &Path, method: Method, path: &str) -> Result<Bytes, Failure> {
+    tokio::time::timeout(TIMEOUT, exchange(socket, method, path))
+        .await
+        .map_err(|_| Failure::timeout("the daemon did not answer in time").cure("journalctl -u cairnd"))?
+}
+
+async fn exchange(socket: &Path, method: Method, path: &str) -> Result<Bytes, Failure> {
     let broken = |error: &dyn std::error::Error| {
         Failure::new(Kind::NoConnection, format!("the daemon broke off: {}", chain(error)))
             .cure("journalctl -u cairnd")
@@ -34,7 +53,9 @@ async fn ask(socket: &Path, path: &str) -> Result<serde_json::Value, Failure> {
     let stream = UnixStream::connect(socket).await.map_err(|error| no_socket(socket, &error))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(header::HOST, "localhost")
         .body(Empty::<Bytes>::new())
         .map_err(|error| Failure::failed(error.to_string()))?;
@@ -46,11 +67,7 @@ async fn ask(socket: &Path, path: &str) -> Result<serde_json::Value, Failure> {
             .await
             .map_err(|error| Failure::failed(format!("the daemon's answer can't be read: {error}")))?
             .to_bytes();
-        if !status.is_success() {
-            return Err(Failure::failed(format!("the daemon answered {status}")).cure("journalctl -u cairnd"));
-        }
-        serde_json::from_slice(&body)
-            .map_err(|error| Failure::failed(format!("the daemon's answer is no JSON: {error}")))
+        if status.is_success() { Ok(body) } else { Err(refusal(status, &body)) }
     };
     tokio::pin!(exchange);
     tokio::pin!(connection);
@@ -58,6 +75,26 @@ async fn ask(socket: &Path, path: &str) -> Result<serde_json::Value, Failure> {
     tokio::select! {
         answer = &mut exchange => answer,
         _ = &mut connection => exchange.await,
+    }
+}
+
+/// What the daemon says against it: in the words of the API's errors, or plain.
+fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+    let (said, problems) = match serde_json::from_slice::<ApiError>(body) {
+        Ok(ApiError { error }) => (error.message, error.problems),
+        Err(_) => (String::from_utf8_lossy(body).trim().chars().take(MAX_REASON).collect(), Vec::new()),
+    };
+    match status {
+        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
+            Failure::new(Kind::Denied, format!("the daemon does not allow this: {said}"))
+                .cure("run it as root")
+        }
+        StatusCode::NOT_FOUND => Failure::failed("the daemon of this node does not know what was asked")
+            .cure("use a cairn of the daemon's version: `cairn local status` shows it"),
+        status if status.is_client_error() && !said.is_empty() => Failure::refused(said).problems(problems),
+        status => {
+            Failure::failed(format!("the daemon answered {status}: {said}")).cure("journalctl -u cairnd")
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use cairn_model::{
     NodeId,
-    api::{LabelChange, Node},
+    api::{LabelChange, Node, OsNode},
 };
 use reqwest::Method;
 
@@ -84,24 +84,50 @@ async fn find_all(client: &Client, wanted: &[String]) -> Result<Vec<Node>, Failu
     wanted.iter().map(|wanted| choose(&nodes, wanted).cloned()).collect()
 }
 
+/// What has a node's names.
+pub(super) trait Named {
+    fn id(&self) -> &NodeId;
+    fn hostname(&self) -> &str;
+}
+
+impl Named for Node {
+    fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    fn hostname(&self) -> &str {
+        &self.facts.hostname
+    }
+}
+
+impl Named for OsNode {
+    fn id(&self) -> &NodeId {
+        &self.node
+    }
+
+    fn hostname(&self) -> &str {
+        &self.hostname
+    }
+}
+
 /// By id, else by host name, else by the beginning of an id; never by guess.
-fn choose<'a>(nodes: &'a [Node], wanted: &str) -> Result<&'a Node, Failure> {
+pub(super) fn choose<'a, T: Named>(nodes: &'a [T], wanted: &str) -> Result<&'a T, Failure> {
     if let Ok(id) = wanted.parse::<NodeId>()
-        && let Some(node) = nodes.iter().find(|node| node.id == id)
+        && let Some(node) = nodes.iter().find(|node| *node.id() == id)
     {
         return Ok(node);
     }
-    let begins = |node: &Node| {
-        let digits = node.id.as_str().trim_start_matches("n-");
-        !wanted.is_empty() && (node.id.as_str().starts_with(wanted) || digits.starts_with(wanted))
+    let begins = |node: &T| {
+        let id = node.id().as_str();
+        !wanted.is_empty() && (id.starts_with(wanted) || id.trim_start_matches("n-").starts_with(wanted))
     };
-    let by_host: Vec<_> = nodes.iter().filter(|node| node.facts.hostname == wanted).collect();
+    let by_host: Vec<_> = nodes.iter().filter(|node| node.hostname() == wanted).collect();
     let found = if by_host.is_empty() { nodes.iter().filter(|node| begins(node)).collect() } else { by_host };
     match found.as_slice() {
         [node] => Ok(node),
         [] => Err(Failure::not_found(format!("there is no node {wanted}")).cure("cairn node ls")),
         several => {
-            let ids: Vec<_> = several.iter().map(|node| node.id.as_str()).take(5).collect();
+            let ids: Vec<_> = several.iter().map(|node| node.id().as_str()).take(5).collect();
             Err(Failure::usage(format!("{wanted} can be {} nodes: {}, …", several.len(), ids.join(", ")))
                 .cure("write more of the id"))
         }

@@ -9,6 +9,7 @@ use super::{Column, Row, text};
 fn kind(artifact: &Artifact) -> String {
     match (artifact.artifact_type.as_str(), artifact.media_type.as_str()) {
         (oci::ARTIFACT_TYPE_APP, _) => "app",
+        (oci::ARTIFACT_TYPE_RELEASE, _) => "OS release",
         (oci::MEDIA_TYPE_WASM_CONFIG, _) => "wasm",
         (_, oci::MEDIA_TYPE_INDEX | oci::MEDIA_TYPE_DOCKER_LIST) => "index",
         (

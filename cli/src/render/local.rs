@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use cairn_model::report::WorkloadStatus;
+use cairn_model::report::{OsStatus, WorkloadStatus};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -45,7 +45,13 @@ impl Detail for LocalStatus {
             };
             lines.push(vec![format!("{title}:"), value]);
         }
+        let os = serde_json::from_value::<OsStatus>(self.0["os"].clone()).ok();
+        let (os, detail) = os.as_ref().map(super::os::block).unwrap_or_default();
+        lines.extend(os);
         let mut out = lay_out(&lines);
+        for line in detail {
+            let _ = writeln!(out, "  {line}");
+        }
         for problem in self.0["problems"].as_array().into_iter().flatten() {
             let _ = writeln!(out, "Problem: {}", text::clean(problem.as_str().unwrap_or_default()));
         }

@@ -105,7 +105,17 @@ impl Detail for Node {
             pair("Daemon", facts.daemon_version.clone()),
         ];
         lines.retain(|line| !line[1].is_empty());
+        let (os, detail) = self
+            .status
+            .as_ref()
+            .and_then(|status| status.os.as_ref())
+            .map(super::os::block)
+            .unwrap_or_default();
+        lines.extend(os);
         let mut out = lay_out(&lines);
+        for line in detail {
+            let _ = writeln!(out, "  {line}");
+        }
         if let Some(status) = &self.status {
             for problem in &status.problems {
                 let _ = writeln!(out, "Problem: {}", text::clean(problem));

@@ -5,14 +5,21 @@ use std::collections::BTreeMap;
 use cairn_model::Digest;
 use jiff::Timestamp;
 
-/// `text` without control characters: what a node or an operator named can't move the cursor or colour the screen.
+/// `text` without control characters: what a node or an operator named can't move the cursor, colour the screen, or turn
+/// the direction of what stands beside it.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if is_command(c) { ' ' } else { c }).collect()
 }
 
 /// `text` in lines, without control characters but tab.
 pub(crate) fn clean_lines(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c }).collect()
+    text.chars().map(|c| if is_command(c) && c != '\n' && c != '\t' { ' ' } else { c }).collect()
+}
+
+/// Control characters, Unicode's line separators, and what makes text run the other way.
+fn is_command(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')
 }
 
 /// `3m ago`, `in 23h`; the text itself where it is no time.
@@ -100,6 +107,7 @@ mod tests {
     #[test]
     fn nothing_from_outside_reaches_the_terminal_as_a_command() {
         assert_eq!(clean("a\x1b[2Jb\nc\u{9b}d"), "a [2Jb c d");
+        assert_eq!(clean("a\u{202e}b\u{2028}c\u{2066}d"), "a b c d");
         assert_eq!(clean_lines("a\x1b[2Jb\nc\td\r"), "a [2Jb\nc\td ");
     }
 }

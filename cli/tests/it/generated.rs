@@ -17,7 +17,14 @@ fn completions_and_man_pages_are_made_for_every_command() {
         assert!(user.run(&["completions", shell]).ok().contains("approve"));
     }
     user.run(&["man", "man"]).ok();
-    for page in ["cairn.1", "cairn-node-approve.1", "cairn-app-deploy.1", "cairn-local-status.1"] {
+    for page in [
+        "cairn.1",
+        "cairn-node-approve.1",
+        "cairn-app-deploy.1",
+        "cairn-os-set.1",
+        "cairn-local-status.1",
+        "cairn-local-os-apply.1",
+    ] {
         assert!(user.path("man").join(page).is_file(), "{page}");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::{HeaderMap, Method, StatusCode, Uri},
     response::Response,
 };
@@ -17,6 +17,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::run::SECRET;
+
+/// No status of HTTP.
+const HANG_UP: u16 = 0;
 
 /// What was asked.
 #[derive(Debug, Clone)]
@@ -60,7 +63,8 @@ impl Hub {
         let script = Arc::new(Mutex::new(Script::default()));
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let app = Router::new().fallback(answer).with_state(Arc::clone(&script));
+        let app =
+            Router::new().fallback(answer).layer(DefaultBodyLimit::disable()).with_state(Arc::clone(&script));
         runtime.spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { address, script, _runtime: runtime }
     }
@@ -80,6 +84,11 @@ impl Hub {
         let mut script = self.script.lock().unwrap();
         script.answers.entry(what.into()).or_default().push(Answer { status, headers, body });
         self
+    }
+
+    /// Reads `what`, then hangs up without an answer: what a connection that breaks looks like.
+    pub fn hangs_up(&self, what: &str) -> &Self {
+        self.on_with(what, HANG_UP, &[], String::new())
     }
 
     /// Everything that was asked so far.
@@ -117,6 +126,11 @@ async fn answer(
         Some(answer) => answer,
         None => refusal(404, "not-found", &format!("no answer for {what}")),
     };
+    if answer.status == HANG_UP {
+        drop(script);
+        // The server's task for this connection ends with it, and no message is printed.
+        std::panic::resume_unwind(Box::new("hang up"));
+    }
     let mut response = Response::builder().status(StatusCode::from_u16(answer.status).unwrap());
     for (name, value) in answer.headers {
         response = response.header(name, value);
@@ -148,6 +162,39 @@ pub fn node(id: &str, host: &str) -> Value {
         "enrolled_at": ago(3 * 86_400 + 9), "last_seen": ago(190), "online": true, "desired_generation": 3,
         "status": {"generation": 3, "workloads": [], "problems": []},
     })
+}
+
+/// An OS release as the hub lists it.
+pub fn os_release(digit: char, version: &str, signed: bool) -> Value {
+    json!({"digest": digest(digit), "release": release(version), "signed": signed, "pushed_at": ago(190),
+        "desired": 2, "running": 1})
+}
+
+/// What an OS release says of itself.
+pub fn release(version: &str) -> Value {
+    let hash = "ab".repeat(32);
+    json!({
+        "schema": 1, "version": version, "compatible": "cairn-generic-amd64", "arch": "amd64",
+        "min_version": "1.0.0", "changelog": "Faster.\nSafer\u{1b}[2J.\n", "name": format!("Cairn {version}"),
+        "built": 1_780_000_000, "data_layout": {"min": 1, "max": 1},
+        "root": {"digest": digest('1'), "size": 268_435_456}, "uki": {"digest": digest('2'), "size": 12_000_000},
+        "verity": {"root_hash": hash, "salt": "", "uuid": "00".repeat(16)},
+        "chunks": {"index": {"digest": digest('3'), "size": 200_000},
+            "pack": {"digest": digest('4'), "size": 250_000_000}},
+        "patches": [{"from": "1.1.0", "from_root_hash": hash, "blob": {"digest": digest('5'), "size": 7_000_000},
+            "from_uki": digest('6'), "memory": 96_000_000}],
+        "health_command": ["/usr/bin/check", "--all"],
+    })
+}
+
+/// A node and its OS as the hub tells it, with `change` in what the node said.
+pub fn os_node(id: &str, host: &str, change: Value) -> Value {
+    let mut status = json!({"version": "1.1.0", "compatible": "cairn-generic-amd64", "slot": "a", "other": "1.0.0",
+        "state": "idle"});
+    for (key, value) in change.as_object().unwrap() {
+        status[key] = value.clone();
+    }
+    json!({"node": id, "hostname": host, "online": true, "desired": null, "status": status})
 }
 
 /// A digest of one repeated digit.

@@ -12,6 +12,8 @@ mod errors;
 mod generated;
 mod local;
 mod nodes;
+mod os;
+mod os_push;
 mod signing;
 mod tokens;
 mod trust;

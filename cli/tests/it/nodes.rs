@@ -77,6 +77,25 @@ fn a_node_is_shown_with_what_runs_on_it() {
 }
 
 #[test]
+fn a_node_is_shown_with_its_os_and_all_of_its_detail() {
+    let hub = Hub::new();
+    let mut shown = node("n-aaaa000000000000", "aaa");
+    let detail = format!("web is unhealthy, last lines:\n{}", "x".repeat(200));
+    shown["status"]["os"] = json!({"version": "1.1.0", "compatible": "cairn-generic-amd64", "slot": "b", "other": null,
+        "state": "rolled-back", "target": "1.2.0", "detail": detail});
+    hub.on("GET /api/v1/nodes", 200, json!([shown]));
+    let shown = User::of(&hub.url()).run(&["node", "show", "aaa"]).ok();
+    for line in [
+        "OS:            1.1.0 in slot b (cairn-generic-amd64)\n",
+        "OS update:     rolled back 1.2.0\n",
+        "  web is unhealthy, last lines:\n",
+        &format!("  {}\n", "x".repeat(200)),
+    ] {
+        assert!(shown.contains(line), "no {line:?} in {shown}");
+    }
+}
+
+#[test]
 fn approval_changes_nothing_when_one_of_the_names_is_wrong() {
     let (hub, user) = fleet();
     hub.on("POST /api/v1/nodes/n-bbbb000000000000/approve", 200, node("n-bbbb000000000000", "bbb"));

@@ -11,7 +11,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{hub::Hub, run::User};
+use crate::{
+    hub::{Hub, digest, release},
+    run::{Ran, User},
+};
+
+/// The manifest of a container image.
+const IMAGE: &[u8] = br#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json",
+    "digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","size":2},"layers":[]}"#;
 
 struct Offline {
     hub: Hub,
@@ -36,6 +43,7 @@ impl Offline {
         let key = folder.path().join("keys/artifacts-targets.pem").display().to_string();
         let offline = Self { hub, user, folder, keys, artifacts, key };
         offline.serve();
+        offline.manifest("demo/x", IMAGE);
         offline
     }
 
@@ -53,8 +61,27 @@ impl Offline {
         }
     }
 
+    /// The hub hands out a manifest, in one repository.
+    fn manifest(&self, repository: &str, manifest: &[u8]) {
+        let what = format!("GET /v2/{repository}/manifests/{}", Digest::of(manifest));
+        self.hub.on_with(&what, 200, &[], String::from_utf8(manifest.to_vec()).unwrap());
+    }
+
+    fn blob(&self, bytes: &str) {
+        let what = format!("GET /v2/_/blobs/{}", Digest::of(bytes.as_bytes()));
+        self.hub.on_with(&what, 200, &[], bytes.to_owned());
+    }
+
     fn propose(&self, change: impl FnOnce(&mut Value)) {
-        self.propose_with(&[entry(b"new")], change);
+        self.propose_with(&[entry(IMAGE)], change);
+    }
+
+    fn sign(&self) -> Ran {
+        self.user.run(&["artifact", "sign", "--key", &self.key, "--yes"])
+    }
+
+    fn nothing_was_signed(&self) {
+        assert!(self.hub.asked().iter().all(|asked| asked.what.starts_with("GET")));
     }
 
     fn propose_with(&self, entries: &[TargetEntry], change: impl FnOnce(&mut Value)) {
@@ -78,14 +105,15 @@ fn entry(manifest: &[u8]) -> TargetEntry {
 fn what_is_signed_is_shown_and_the_hub_can_publish_it() {
     let offline = Offline::new();
     offline.propose(|_| ());
-    let ran = offline.user.run(&["artifact", "sign", "--key", &offline.key, "--yes"]);
+    let ran = offline.sign();
     assert!(ran.err.contains("taking the hub's word"), "{ran:?}");
     let out = ran.ok();
-    assert!(out.contains(Digest::of(b"new").as_str()) && !out.contains(Digest::of(b"old").as_str()), "{out}");
+    assert!(out.contains(Digest::of(IMAGE).as_str()) && !out.contains(Digest::of(b"old").as_str()), "{out}");
+    assert!(out.contains("   image   ") && out.contains("   demo/x:1\n"), "{out}");
     assert!(out.ends_with("1 signed\n"), "{out}");
     let signed = offline.hub.only("POST /api/v1/artifacts/signed-targets").body;
     offline.artifacts.accept_targets(&offline.keys, &signed, Timestamp::now()).unwrap();
-    assert!(offline.artifacts.contains(&Digest::of(b"new")));
+    assert!(offline.artifacts.contains(&Digest::of(IMAGE)));
 }
 
 #[test]
@@ -163,4 +191,89 @@ fn rejects_a_hub_whose_root_is_not_the_pinned_one() {
         .user
         .run(&["artifact", "sign", "--key", &offline.key, "--root", &own.display().to_string(), "--yes"])
         .fails(2, &["another root"]);
+}
+
+/// The manifest of an OS release with that config.
+fn release_manifest(config: &str) -> Value {
+    let layer = |media_type: &str, digit: char, size: u64| {
+        json!({"mediaType": format!("application/vnd.cairn.release.{media_type}.v1"), "digest": digest(digit),
+            "size": size})
+    };
+    json!({
+        "schemaVersion": 2, "artifactType": "application/vnd.cairn.release.v1+json",
+        "config": {"mediaType": "application/vnd.cairn.release.config.v1+json",
+            "digest": Digest::of(config.as_bytes()), "size": config.len()},
+        "layers": [layer("index", '3', 200_000), layer("pack", '4', 250_000_000), layer("patch", '5', 7_000_000)],
+    })
+}
+
+#[test]
+fn a_release_is_shown_as_what_it_is_whatever_the_hub_calls_it() {
+    let offline = Offline::new();
+    let config = release("1.2.0").to_string();
+    let manifest = release_manifest(&config).to_string();
+    // Under the name of an image, and untagged there: it is asked for by digest alone.
+    offline.manifest("_", manifest.as_bytes());
+    offline.blob(&config);
+    offline.propose_with(&[entry(manifest.as_bytes()).name("demo/web:1")], |_| ());
+    let out = offline.sign().ok();
+    for said in [
+        "   OS release   ",
+        "   demo/web:1\n",
+        "  Version:          1.2.0\n",
+        "  For:              cairn-generic-amd64 (amd64)\n",
+        "  Follows:          1.0.0 or newer\n",
+        "  Health command:   \"/usr/bin/check\" \"--all\"\n",
+        "  Safer [2J.\n",
+        "1 signed\n",
+    ] {
+        assert!(out.contains(said), "no {said:?} in {out}");
+    }
+}
+
+#[test]
+fn rejects_what_the_hub_does_not_show() {
+    let offline = Offline::new();
+    offline.propose_with(&[entry(b"hidden")], |_| ());
+    offline.sign().fails(4, &["can't be looked at", "sign nothing until you know why"]);
+    offline.nothing_was_signed();
+}
+
+#[test]
+fn rejects_other_bytes_than_those_that_are_signed() {
+    let offline = Offline::new();
+    let what = format!("GET /v2/demo/x/manifests/{}", Digest::of(b"evil"));
+    offline.hub.on_with(&what, 200, &[], String::from_utf8(IMAGE.to_vec()).unwrap());
+    offline.propose_with(&[entry(b"evil")], |_| ());
+    offline.sign().fails(4, &["sent other bytes than those of", "sign nothing"]);
+    // The config of a release, too.
+    let config = release("1.2.0").to_string();
+    let manifest = release_manifest(&config).to_string();
+    let offline = Offline::new();
+    offline.manifest("demo/x", manifest.as_bytes());
+    let what = format!("GET /v2/demo/x/blobs/{}", Digest::of(config.as_bytes()));
+    offline.hub.on(&what, 200, release("1.2.1"));
+    offline.propose_with(&[entry(manifest.as_bytes())], |_| ());
+    offline.sign().fails(4, &["sent other bytes than those of", "sign nothing"]);
+    offline.nothing_was_signed();
+}
+
+#[test]
+fn rejects_a_release_that_has_only_half_of_its_marks() {
+    for (pointer, value) in [
+        ("/artifactType", json!("application/vnd.cairn.app.v1+json")),
+        ("/config/mediaType", json!("application/vnd.oci.image.config.v1+json")),
+        ("/layers/1/size", json!(1)),
+    ] {
+        let offline = Offline::new();
+        let config = release("1.2.0").to_string();
+        let mut manifest = release_manifest(&config);
+        *manifest.pointer_mut(pointer).unwrap() = value;
+        let manifest = manifest.to_string();
+        offline.manifest("demo/x", manifest.as_bytes());
+        offline.blob(&config);
+        offline.propose_with(&[entry(manifest.as_bytes())], |_| ());
+        offline.sign().fails(4, &["can't be looked at", "sign nothing"]);
+        offline.nothing_was_signed();
+    }
 }
