@@ -1,0 +1,289 @@
+//! systemd-boot: unified kernel images in one folder of the ESP, whose names carry the counters.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use cairn_model::{Digest, release::Payload};
+use fail::fail_point;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use sha2::Digest as _;
+
+use super::{BootControl, BootError, Entry, chosen, is_staged, staged_name, uki, write_error};
+use crate::{BootEntry, OsVersion, entry::FIRST_TRIES, layout};
+
+/// Most files of the folder that are looked at.
+const MAX_FILES: usize = 256;
+
+/// Largest kernel image that is believed.
+const MAX_IMAGE: u64 = layout::ESP_SIZE;
+
+/// The entries of an ESP. Holds nothing open: the ESP is mounted when it is looked at, and unmounted after a while.
+#[derive(Debug, Clone)]
+pub struct SystemdBoot {
+    esp: PathBuf,
+    folder: PathBuf,
+    running: OsVersion,
+}
+
+impl SystemdBoot {
+    /// Of the ESP that is mounted at `esp`, on a machine that runs `running`.
+    pub fn new(esp: &Path, running: &OsVersion) -> Self {
+        Self { esp: esp.to_owned(), folder: esp.join(layout::ENTRY_FOLDER), running: running.clone() }
+    }
+
+    /// All files with names of ours, by version.
+    fn files(&self) -> Result<BTreeMap<OsVersion, Vec<(BootEntry, PathBuf)>>, BootError> {
+        let mut files: BTreeMap<OsVersion, Vec<(BootEntry, PathBuf)>> = BTreeMap::new();
+        for (name, path) in self.names()? {
+            // The loader, too, takes no folder and no other name for an entry.
+            let Ok(boot) = name.parse::<BootEntry>() else { continue };
+            if path.is_file() {
+                files.entry(boot.version.clone()).or_default().push((boot, path));
+            }
+        }
+        files.values_mut().for_each(|twins| twins.sort_by_key(|(boot, _)| boot.to_string()));
+        Ok(files)
+    }
+
+    fn names(&self) -> Result<Vec<(String, PathBuf)>, BootError> {
+        let failed = |source| BootError::Read { path: self.folder.clone(), source };
+        let mut names = Vec::new();
+        for found in fs::read_dir(&self.folder).map_err(failed)?.take(MAX_FILES) {
+            let found = found.map_err(failed)?;
+            if let Ok(name) = found.file_name().into_string() {
+                names.push((name, found.path()));
+            }
+        }
+        Ok(names)
+    }
+
+    /// The files of one version, the one that counts first.
+    fn of_version(&self, version: &OsVersion) -> Result<Vec<(BootEntry, PathBuf)>, BootError> {
+        let mut twins = self.files()?.remove(version).unwrap_or_default();
+        if !twins.is_empty() {
+            let names: Vec<BootEntry> = twins.iter().map(|(boot, _)| boot.clone()).collect();
+            twins.swap(0, chosen(&names, *version == self.running));
+        }
+        Ok(twins)
+    }
+
+    /// Gives the version's entry its new counters, and leaves one file of it.
+    fn settle(
+        &self,
+        version: &OsVersion,
+        tries: impl FnOnce(Option<(u32, u32)>) -> Option<(u32, u32)>,
+    ) -> Result<(), BootError> {
+        let twins = self.of_version(version)?;
+        let Some((boot, path)) = twins.first() else {
+            return Err(BootError::Missing { version: version.clone() });
+        };
+        let target = self.path(&BootEntry { version: version.clone(), tries: tries(boot.tries) });
+        if twins.len() > 1 {
+            // Twins may share their clusters: what stays gets its own before any of them is removed.
+            let copy = self.folder.join(staged_name(version));
+            copy_synced(path, &copy).map_err(|error| self.failed("copy", &copy, error))?;
+            self.rename(&copy, &target)?;
+            for (_, twin) in twins.iter().filter(|(_, twin)| *twin != target) {
+                self.unlink(twin)?;
+            }
+        } else if *path != target {
+            self.rename(path, &target)?;
+        }
+        self.sync()
+    }
+
+    fn path(&self, entry: &BootEntry) -> PathBuf {
+        self.folder.join(entry.to_string())
+    }
+
+    fn failed(&self, what: &'static str, path: &Path, source: io::Error) -> BootError {
+        write_error(&self.esp, what, path, source)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), BootError> {
+        fs::rename(from, to).map_err(|error| self.failed("rename", from, error))
+    }
+
+    fn unlink(&self, path: &Path) -> Result<(), BootError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", path, error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn sync_file(&self, path: &Path) -> Result<(), BootError> {
+        File::open(path).and_then(|file| file.sync_all()).map_err(|error| self.failed("sync", path, error))
+    }
+
+    /// The whole file system: a folder's fsync does not cover the allocation table.
+    fn sync(&self) -> Result<(), BootError> {
+        let folder = File::open(&self.folder)
+            .map_err(|source| BootError::Read { path: self.folder.clone(), source })?;
+        nix::unistd::syncfs(&folder).map_err(|error| self.failed("sync", &self.folder, error.into()))
+    }
+
+    /// Reads a staged image from the disk and compares it with its release.
+    fn verify(
+        &self,
+        path: &Path,
+        version: &OsVersion,
+        payload: &Payload,
+        root_hash: &str,
+    ) -> Result<(), BootError> {
+        let unsound = |why| BootError::Unsound { version: version.clone(), why };
+        let failed = |source| BootError::Read { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => unsound("it is not there"),
+            _ => failed(error),
+        })?;
+        if file.metadata().map_err(failed)?.len() != payload.size || payload.size > MAX_IMAGE {
+            return Err(unsound("its size"));
+        }
+        // What is compared is what the disk has, not what was meant to go there.
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+            .map_err(|error| failed(error.into()))?;
+        let mut hasher = sha2::Sha256::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer).map_err(failed)? {
+                0 => break,
+                count => hasher.update(&buffer[..count]),
+            }
+        }
+        if Digest::from_sha256(&hasher.finalize().into()) != payload.digest {
+            return Err(unsound("its digest"));
+        }
+        match uki::root_hash(&file).map_err(failed)? {
+            Some(found) if found == root_hash => Ok(()),
+            Some(_) => Err(unsound("it boots another root")),
+            None => Err(unsound("its command line names no root hash")),
+        }
+    }
+}
+
+impl BootControl for SystemdBoot {
+    fn entries(&self) -> Result<Vec<Entry>, BootError> {
+        let mut entries = Vec::new();
+        for version in self.files()?.into_keys().rev() {
+            let twins = self.of_version(&version)?;
+            let Some(((boot, path), twins)) = twins.split_first() else { continue };
+            let failed = |source| BootError::Read { path: path.clone(), source };
+            let file = File::open(path).map_err(failed)?;
+            entries.push(Entry {
+                boot: boot.clone(),
+                path: path.clone(),
+                size: file.metadata().map_err(failed)?.len(),
+                root_hash: uki::root_hash(&file).map_err(failed)?,
+                twins: twins.iter().map(|(_, path)| path.clone()).collect(),
+            });
+        }
+        Ok(entries)
+    }
+
+    fn room(&self) -> Result<u64, BootError> {
+        let stat = nix::sys::statvfs::statvfs(&self.esp)
+            .map_err(|error| BootError::Read { path: self.esp.clone(), source: error.into() })?;
+        Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    }
+
+    fn staged(&self, version: &OsVersion) -> Result<File, BootError> {
+        let path = self.folder.join(staged_name(version));
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|error| self.failed("open", &path, error))
+    }
+
+    fn install_as_last_act(
+        &self,
+        version: &OsVersion,
+        payload: &Payload,
+        root_hash: &str,
+    ) -> Result<(), BootError> {
+        let staged = self.folder.join(staged_name(version));
+        self.sync_file(&staged)?;
+        self.sync()?;
+        self.verify(&staged, version, payload, root_hash)?;
+        let target = self.path(&BootEntry::untried(version.clone()));
+        fail_point!("ota::entry-rename", |_| Err(self.failed(
+            "rename",
+            &staged,
+            io::Error::other("a fault point")
+        )));
+        self.rename(&staged, &target)?;
+        fail_point!("ota::entry-renamed", |_| Err(self.failed(
+            "sync",
+            &target,
+            io::Error::other("a fault point")
+        )));
+        self.sync()
+    }
+
+    fn remove(&self, version: &OsVersion) -> Result<(), BootError> {
+        for (_, path) in self.of_version(version)? {
+            fail_point!("ota::entry-remove", |_| Err(self.failed(
+                "remove",
+                &path,
+                io::Error::other("a fault point")
+            )));
+            self.unlink(&path)?;
+        }
+        fail_point!("ota::entry-removed", |_| Err(self.failed(
+            "sync",
+            &self.folder,
+            io::Error::other("a fault point")
+        )));
+        self.sync()
+    }
+
+    fn sweep(&self, keep: Option<&OsVersion>) -> Result<(), BootError> {
+        let kept = keep.map(staged_name);
+        let mut changed = false;
+        for (name, path) in self.names()? {
+            if is_staged(&name) && kept.as_ref() != Some(&name) {
+                self.unlink(&path)?;
+                changed = true;
+            }
+        }
+        if changed { self.sync() } else { Ok(()) }
+    }
+
+    fn bless(&self, version: &OsVersion) -> Result<(), BootError> {
+        fail_point!("ota::bless", |_| Err(self.failed(
+            "rename",
+            &self.folder,
+            io::Error::other("a fault point")
+        )));
+        self.settle(version, |_| None)
+    }
+
+    fn mark_bad(&self, version: &OsVersion) -> Result<(), BootError> {
+        fail_point!("ota::mark-bad", |_| Err(self.failed(
+            "rename",
+            &self.folder,
+            io::Error::other("a fault point")
+        )));
+        self.settle(version, |tries| Some((0, tries.map_or(1, |(_, done)| done.max(1)))))
+    }
+
+    fn make_next(&self, version: &OsVersion) -> Result<(), BootError> {
+        self.settle(version, |tries| tries.map(|_| (FIRST_TRIES, 0)))?;
+        for newer in self.files()?.into_keys().filter(|other| other > version) {
+            self.mark_bad(&newer)?;
+        }
+        Ok(())
+    }
+}
+
+fn copy_synced(from: &Path, to: &Path) -> io::Result<()> {
+    let mut copy = File::create(to)?;
+    io::copy(&mut File::open(from)?, &mut copy)?;
+    copy.sync_all()
+}
