@@ -141,6 +141,9 @@ impl Segment {
     }
 }
 
+/// Fills a buffer, of a mebibyte at most, with the bytes of an old payload from an offset on.
+pub type ReadBase<'b> = dyn FnMut(Part, u64, &mut [u8]) -> io::Result<()> + 'b;
+
 /// Reads a patch from front to back: [`Applier::next_segment`], then [`Applier::apply`] or [`Applier::skip`], and again.
 pub struct Applier<R> {
     patch: R,
@@ -203,15 +206,14 @@ impl<R: Read> Applier<R> {
         Ok(Some(segment))
     }
 
-    /// Makes the segment that [`Applier::next_segment`] has just given, and puts it into `out`. `base` fills a buffer,
-    /// of a mebibyte at most, with the bytes of an old payload from an offset on.
+    /// Makes the segment that [`Applier::next_segment`] has just given from what `base` reads, and puts it into `out`.
     ///
     /// # Errors
     /// If something cannot be read, or if what comes out is not what should.
     pub fn apply(
         &mut self,
         segment: &Segment,
-        base: &mut dyn FnMut(Part, u64, &mut [u8]) -> io::Result<()>,
+        base: &mut ReadBase<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), PatchError> {
         resize(&mut self.prefix, segment.prefix() as usize);

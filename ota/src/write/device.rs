@@ -1,0 +1,203 @@
+//! The slot's files, and the only functions that write to them.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::FileExt,
+};
+
+use cairn_model::release::Release;
+
+use super::WriteError;
+use crate::{
+    chunks::Part,
+    verity::{self, BLOCK},
+};
+
+/// Bytes that are gathered before they are written.
+const GATHER: usize = 1 << 20;
+
+/// Bytes after which what was written is made durable, so that a power cut costs no more than these.
+const DURABLE: u64 = 16 << 20;
+
+/// What is written. Each has fault points of its own: `<name>-write` and `<name>-sync`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Root,
+    Uki,
+    Tree,
+    Patch,
+}
+
+impl Place {
+    pub(super) const fn of(part: Part) -> Self {
+        match part {
+            Part::Root => Self::Root,
+            Part::Uki => Self::Uki,
+        }
+    }
+
+    /// For people.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "the slot's root file system",
+            Self::Uki => "the kernel image on the ESP",
+            Self::Tree => "the slot's hash tree",
+            Self::Patch => "the fetched patch",
+        }
+    }
+
+    const fn fault_points(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Root => ("slot-write", "slot-sync"),
+            Self::Uki => ("uki-write", "uki-sync"),
+            Self::Tree => ("tree-write", "tree-sync"),
+            Self::Patch => ("patch-write", "patch-sync"),
+        }
+    }
+}
+
+/// The one way by which bytes get anywhere.
+pub(super) fn put(place: Place, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    let (_point, _) = place.fault_points();
+    fail::fail_point!(_point, |code: Option<String>| {
+        let code = code.and_then(|code| code.parse().ok()).unwrap_or(nix::libc::EIO);
+        Err(io::Error::from_raw_os_error(code))
+    });
+    file.write_all_at(bytes, offset)
+}
+
+/// Makes durable what was put.
+pub(super) fn sync(place: Place, file: &File) -> io::Result<()> {
+    let (_, _point) = place.fault_points();
+    fail::fail_point!(_point, |code: Option<String>| {
+        let code = code.and_then(|code| code.parse().ok()).unwrap_or(nix::libc::EIO);
+        Err(io::Error::from_raw_os_error(code))
+    });
+    file.sync_all()
+}
+
+/// Bytes of a file or a block device.
+pub(super) fn size_of(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
+}
+
+/// The slot that is written.
+pub(super) struct Slot<'a> {
+    pub(super) root: &'a File,
+    pub(super) tree: &'a File,
+    pub(super) uki: &'a File,
+    /// Bytes of the root partition that may hold something to keep.
+    pub(super) used: u64,
+    pub(super) salt: Vec<u8>,
+    pub(super) uuid: [u8; 16],
+}
+
+impl<'a> Slot<'a> {
+    /// Refuses a release that does not fit, before anything is written.
+    pub(super) fn new(
+        release: &Release,
+        root: &'a File,
+        tree: &'a File,
+        uki: &'a File,
+    ) -> Result<Self, WriteError> {
+        let unsound = || WriteError::Release("its verity parameters are not hexadecimal");
+        let salt = hex::decode(&release.verity.salt).map_err(|_| unsound())?;
+        let uuid = hex::decode(&release.verity.uuid).ok().and_then(|uuid| uuid.try_into().ok());
+        let read = |place: Place| move |source| WriteError::Read { what: place.as_str(), source };
+        let room = size_of(root).map_err(read(Place::Root))?;
+        let size = release.root.size;
+        if size > room {
+            return Err(WriteError::TooLarge { what: "root file system", size, room });
+        }
+        // The last block of the partition is the slot's boot record.
+        let tree_room = size_of(tree).map_err(read(Place::Tree))?.saturating_sub(BLOCK as u64);
+        let tree_size = verity::tree_size(size);
+        if tree_size > tree_room {
+            return Err(WriteError::TooLarge { what: "hash tree", size: tree_size, room: tree_room });
+        }
+        let held = verity::identify(tree).map_err(read(Place::Tree))?;
+        let used = held.map_or(0, |(superblock, _)| superblock.data_size()).clamp(size, room);
+        Ok(Self { root, tree, uki, used, salt, uuid: uuid.ok_or_else(unsound)? })
+    }
+
+    pub(super) fn file(&self, part: Part) -> &'a File {
+        match part {
+            Part::Root => self.root,
+            Part::Uki => self.uki,
+        }
+    }
+}
+
+/// Gathers what is written in ascending order into large writes.
+pub(super) struct Sink<'a> {
+    place: Place,
+    file: &'a File,
+    start: u64,
+    gathered: Vec<u8>,
+    volatile: u64,
+}
+
+impl<'a> Sink<'a> {
+    pub(super) fn new(part: Part, file: &'a File) -> Self {
+        Self { place: Place::of(part), file, start: 0, gathered: Vec::with_capacity(GATHER), volatile: 0 }
+    }
+
+    /// Takes bytes for `offset`.
+    pub(super) fn put(&mut self, offset: u64, mut bytes: &[u8]) -> Result<(), WriteError> {
+        if self.start + self.gathered.len() as u64 != offset {
+            self.flush()?;
+            self.start = offset;
+        }
+        while !bytes.is_empty() {
+            let (head, rest) = bytes.split_at(bytes.len().min(GATHER - self.gathered.len()));
+            self.gathered.extend(head);
+            bytes = rest;
+            if self.gathered.len() == GATHER {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is gathered if some of it stands between `offset` and `offset + length`.
+    pub(super) fn flush_at(&mut self, offset: u64, length: u64) -> Result<(), WriteError> {
+        let end = self.start + self.gathered.len() as u64;
+        if offset < end && offset + length > self.start { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what is gathered.
+    pub(super) fn flush(&mut self) -> Result<(), WriteError> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let error = |source| WriteError::Write { what: self.place.as_str(), source };
+        put(self.place, self.file, self.start, &self.gathered).map_err(error)?;
+        let length = self.gathered.len() as u64;
+        self.start += length;
+        self.gathered.clear();
+        self.volatile += length;
+        if self.volatile >= DURABLE {
+            sync(self.place, self.file).map_err(error)?;
+            self.volatile = 0;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a stretch of a file or device by position.
+pub(super) struct Span<'a> {
+    pub(super) file: &'a File,
+    pub(super) offset: u64,
+    pub(super) end: u64,
+}
+
+impl Read for Span<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+        let length = buffer.len().min(left);
+        let count = self.file.read_at(&mut buffer[..length], self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
