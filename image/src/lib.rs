@@ -27,4 +27,5 @@ pub mod tools;
 pub mod tree;
 pub mod uki;
 pub mod users;
-pub mod verity;
+
+pub use cairn_ota::verity;
