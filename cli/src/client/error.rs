@@ -120,7 +120,9 @@ pub(super) fn of_answer(status: StatusCode, body: &[u8], hub: &Url, token_place:
         status => Failure::failed(format!("the hub failed ({status}): {}", said.message))
             .cure("the hub's log says more"),
     };
-    failure.problems(said.problems)
+    // One problem alone may be the message as well: it is said once.
+    let problems = said.problems.into_iter().filter(|problem| *problem != failure.cause).collect();
+    failure.problems(problems)
 }
 
 fn said(body: &[u8]) -> Option<ApiErrorBody> {

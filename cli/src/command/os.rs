@@ -22,7 +22,7 @@ pub(super) async fn run(connect: &impl Fn() -> Result<Client, Failure>, verb: Os
         OsVerb::Ls(output) => super::show_list(output.output, &releases(&connect()?).await?, NO_RELEASE),
         OsVerb::Show { release, output } => {
             let releases = releases(&connect()?).await?;
-            super::show_one(output.output, choose_release(&releases, &release)?)
+            super::show_one(output.output, only(&choose_releases(&releases, &release)?, &release)?)
         }
         OsVerb::Set(args) => super::os_set::run(&connect()?, args).await,
         OsVerb::Unset(args) => {
@@ -49,26 +49,42 @@ pub(super) async fn releases(client: &Client) -> Result<Vec<OsRelease>, Failure>
     client.get(&["os", "releases"], &[]).await
 }
 
-/// By version, else by digest or the beginning of one; never by guess.
-pub(super) fn choose_release<'a>(releases: &'a [OsRelease], wanted: &str) -> Result<&'a OsRelease, Failure> {
+/// By version, else by digest or the beginning of one; never by guess. Several have one version, for several kinds of
+/// machines.
+pub(super) fn choose_releases<'a>(
+    releases: &'a [OsRelease],
+    wanted: &str,
+) -> Result<Vec<&'a OsRelease>, Failure> {
     let digits = wanted.strip_prefix("sha256:").unwrap_or(wanted);
     let begins = |release: &&OsRelease| digits.len() >= 6 && release.digest.hex().starts_with(digits);
     let by_version: Vec<_> =
         releases.iter().filter(|release| release.release.version.as_str() == wanted).collect();
-    let found = if by_version.is_empty() { releases.iter().filter(begins).collect() } else { by_version };
-    match found.as_slice() {
-        [release] => Ok(release),
-        [] => Err(Failure::not_found(format!("there is no release {wanted} in the hub")).cure("cairn os ls")),
-        several => {
-            let known = several
-                .iter()
-                .take(5)
-                .map(|release| format!("{} for {}", release.digest, release.release.compatible));
-            Err(Failure::usage(format!("{wanted} can be {} releases", several.len()))
-                .cure("name its digest")
-                .problems(known.collect()))
-        }
+    if !by_version.is_empty() {
+        return Ok(by_version);
     }
+    match releases.iter().filter(begins).collect::<Vec<_>>() {
+        found if found.is_empty() => {
+            Err(Failure::not_found(format!("there is no release {wanted} in the hub")).cure("cairn os ls"))
+        }
+        found if found.len() > 1 => Err(ambiguous(wanted, &found)),
+        found => Ok(found),
+    }
+}
+
+fn only<'a>(found: &[&'a OsRelease], wanted: &str) -> Result<&'a OsRelease, Failure> {
+    match found {
+        [release] => Ok(release),
+        several => Err(ambiguous(wanted, several)),
+    }
+}
+
+fn ambiguous(wanted: &str, found: &[&OsRelease]) -> Failure {
+    let known = |release: &&OsRelease| {
+        format!("{} is {} for {}", release.digest, release.release.version, release.release.compatible)
+    };
+    Failure::usage(format!("{wanted} can be {} releases", found.len()))
+        .cure("name its digest")
+        .problems(found.iter().take(5).map(known).collect())
 }
 
 /// The nodes that are meant, as the hub is told: ids, so that a typing mistake changes nothing.
@@ -197,16 +213,21 @@ mod tests {
     fn a_release_is_found_by_version_or_beginning_of_a_digest() {
         let releases = [release('a', "1.0", "x"), release('b', "1.1", "x"), release('c', "1.1", "y")];
         let check = |wanted: &str| {
-            choose_release(&releases, wanted).map(|r| r.digest.hex()[..1].to_owned()).map_err(|f| f.kind)
+            let found = choose_releases(&releases, wanted).map_err(|f| f.kind)?;
+            Ok::<_, Kind>(found.iter().map(|r| &r.digest.hex()[..1]).collect::<String>())
         };
         assert_eq!(check("1.0"), Ok("a".into()));
+        assert_eq!(check("1.1"), Ok("bc".into()));
         assert_eq!(check("bbbbbb"), Ok("b".into()));
         assert_eq!(check(&format!("sha256:{}", "c".repeat(64))), Ok("c".into()));
-        assert_eq!(check("1.1"), Err(Kind::Usage));
-        assert_eq!(check("1"), Err(Kind::NotFound));
-        assert_eq!(check("aaaaa"), Err(Kind::NotFound));
-        assert_eq!(check(""), Err(Kind::NotFound));
-        assert_eq!(check("sha256:"), Err(Kind::NotFound));
+        for nothing in ["1", "aaaaa", "", "sha256:"] {
+            assert_eq!(check(nothing), Err(Kind::NotFound), "{nothing:?}");
+        }
+        let twins = [release('a', "1.0", "x"), release('a', "1.1", "x")];
+        assert_eq!(choose_releases(&twins, "aaaaaa").unwrap_err().kind, Kind::Usage);
+        assert!(
+            only(&choose_releases(&releases, "1.1").unwrap(), "1.1").is_err_and(|f| f.problems.len() == 2)
+        );
     }
 
     #[test]

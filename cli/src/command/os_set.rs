@@ -7,7 +7,7 @@ use cairn_model::{
 use jiff::Timestamp;
 use reqwest::Method;
 
-use super::os::{choose_release, host, releases, resolve};
+use super::os::{choose_releases, host, releases, resolve};
 use crate::{
     args::{Format, OsSet, RebootArg},
     client::Client,
@@ -24,15 +24,15 @@ pub(super) async fn run(client: &Client, args: OsSet) -> Result<(), Failure> {
     let reboot = reboot(&args)?;
     let health = health(&args)?;
     let releases = releases(client).await?;
-    let release = choose_release(&releases, &args.release)?;
+    let offers = choose_releases(&releases, &args.release)?;
     let (nodes, found) = resolve(client, &args.targets).await?;
     let allowed = Allowed { downgrade: args.allow_downgrade, retry: args.retry };
     let format = args.output.output;
     if args.dry_run {
-        return dry_run(format, release, &found, allowed, &reboot);
+        return dry_run(format, &offers, &found, allowed, &reboot);
     }
     let question = Question {
-        release: release.digest.to_string(),
+        release: name(&offers),
         nodes,
         allow_downgrade: args.allow_downgrade,
         retry: args.retry,
@@ -43,44 +43,46 @@ pub(super) async fn run(client: &Client, args: OsSet) -> Result<(), Failure> {
     if !matches!(format, Format::Table | Format::Wide) {
         return super::show_list(format, &changed, "");
     }
-    screen::print(&render::list(format, &outlook(release, &changed, allowed), Timestamp::now())?)?;
+    screen::print(&render::list(format, &outlook(&offers, &changed, allowed), Timestamp::now())?)?;
     for node in found.iter().filter(|node| changed.iter().all(|other| other.node != node.node)) {
         screen::note(&format!("{} ({}) is told that already: nothing has changed", node.node, host(node)));
     }
-    tell_what_follows(release, &question.reboot, !changed.is_empty());
+    tell_when(&question.reboot);
+    if !changed.is_empty() {
+        screen::note("see how far they are: cairn os status --watch");
+    }
     Ok(())
 }
 
 /// Shows what would come of it. Ends as a refusal where a node would refuse: a script can ask first.
 fn dry_run(
     format: Format,
-    release: &OsRelease,
+    offers: &[&OsRelease],
     nodes: &[OsNode],
     allowed: Allowed,
     reboot: &RebootPolicy,
 ) -> Result<(), Failure> {
-    let outlooks: Vec<NodeOutlook> = outlook(release, nodes, allowed);
+    let outlooks: Vec<NodeOutlook> = outlook(offers, nodes, allowed);
     screen::print(&render::list(format, &outlooks, Timestamp::now())?)?;
-    tell_what_follows(release, reboot, false);
+    tell_when(reboot);
     let refusals = outlooks.iter().filter(|node| node.outlook.is_refusal()).count();
     if refusals == 0 {
         return Ok(());
     }
-    Err(Failure::refused(format!(
-        "{refusals} of {} nodes would refuse {}",
-        outlooks.len(),
-        release.release.version
-    )))
+    Err(Failure::refused(format!("{refusals} of {} nodes would refuse it", outlooks.len())))
 }
 
-fn tell_what_follows(release: &OsRelease, reboot: &RebootPolicy, set: bool) {
-    if !release.signed {
-        screen::note("not signed yet: nodes take it after `cairn artifact sign --key FILE`");
+/// The digest where one release is meant: it stays that one, whatever is pushed meanwhile. Where several have the
+/// version, each node gets the one that is for it.
+fn name(offers: &[&OsRelease]) -> String {
+    match offers {
+        [one] => one.digest.to_string(),
+        several => several.first().map(|first| first.release.version.to_string()).unwrap_or_default(),
     }
+}
+
+fn tell_when(reboot: &RebootPolicy) {
     screen::note(&format!("nodes that install it restart into it {}", render::os::restarts(reboot)));
-    if set {
-        screen::note("see how far they are: cairn os status --watch");
-    }
 }
 
 fn reboot(args: &OsSet) -> Result<RebootPolicy, Failure> {

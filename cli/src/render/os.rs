@@ -170,7 +170,11 @@ impl Row for OsNode {
     fn cells(&self, _now: Timestamp) -> Vec<String> {
         let status = self.status.as_ref();
         let of_status = |tell: &dyn Fn(&OsStatus) -> String| status.map_or_else(String::new, tell);
-        let detail = of_status(&|status| status.detail.clone().unwrap_or_default());
+        // What the hub holds back comes before what the node said: it has not heard of it.
+        let detail = match self.problems.first() {
+            Some(problem) => problem.clone(),
+            None => of_status(&|status| status.detail.clone().unwrap_or_default()),
+        };
         vec![
             self.node.to_string(),
             self.hostname.clone(),
@@ -317,7 +321,6 @@ impl Row for NodeOutlook {
             text::yes_no(self.online),
             match &self.outlook {
                 Outlook::Runs => "runs it already".into(),
-                Outlook::Unknown => "has not said yet what it runs".into(),
                 Outlook::Installs { method: OsMethod::Patch, bytes, full } => {
                     format!("fetches a patch of {} instead of {}", text::size(*bytes), text::size(*full))
                 }

@@ -20,7 +20,7 @@ fn fleet() -> (Hub, User) {
     hub.on(
         "GET /api/v1/os/releases",
         200,
-        json!([os_release('c', "1.2.0", false), os_release('d', "1.1.0", true)]),
+        json!([os_release('c', "1.2.0", true), os_release('d', "1.1.0", true)]),
     );
     let user = User::of(&hub.url());
     (hub, user)
@@ -75,16 +75,36 @@ fn a_release_that_is_not_there_or_not_the_only_one() {
     user.run(&["os", "set", "9.9", "--all"]).fails(3, &["there is no release 9.9", "cairn os ls"]);
     user.run(&["os", "show", "9.9"]).fails(3, &["there is no release 9.9", "cairn os ls"]);
     assert_eq!(posts(&hub), 0);
+    let (hub, user) = twins();
+    let first = format!("{} is 1.2.0 for cairn-generic-amd64", digest('c'));
+    let second = format!("{} is 1.2.0 for other", digest('e'));
+    user.run(&["os", "show", "1.2.0"])
+        .fails(2, &[&first, &second, "1.2.0 can be 2 releases", "name its digest"]);
+    assert_eq!(posts(&hub), 0);
+}
+
+/// One version for two kinds of machines.
+fn twins() -> (Hub, User) {
     let hub = Hub::new();
     let mut twin = os_release('e', "1.2.0", true);
     twin["release"]["compatible"] = json!("other");
-    hub.on("GET /api/v1/os/releases", 200, json!([os_release('c', "1.2.0", false), twin]));
-    let first = format!("{} for cairn-generic-amd64", digest('c'));
-    let second = format!("{} for other", digest('e'));
-    User::of(&hub.url())
-        .run(&["os", "set", "1.2.0", "--all"])
-        .fails(2, &[&first, &second, "1.2.0 can be 2 releases", "name its digest"]);
-    assert_eq!(posts(&hub), 0);
+    hub.on("GET /api/v1/os/releases", 200, json!([os_release('c', "1.2.0", true), twin]));
+    let nodes = json!([
+        os_node("n-aaaa000000000000", "aaa", json!({})),
+        os_node("n-bbbb000000000000", "bbb", json!({"compatible": "other"})),
+    ]);
+    hub.on("GET /api/v1/os/nodes", 200, nodes.clone());
+    hub.on("POST /api/v1/os/set", 200, nodes);
+    let user = User::of(&hub.url());
+    (hub, user)
+}
+
+#[test]
+fn one_version_for_two_kinds_of_machines_is_set_by_version() {
+    let (hub, user) = twins();
+    assert!(!user.run(&["os", "set", "1.2.0", "--all", "--dry-run"]).ok().contains("refuses"));
+    user.run(&["os", "set", "1.2.0", "--all"]).ok();
+    assert_eq!(hub.only("POST /api/v1/os/set").json()["release"], "1.2.0");
 }
 
 #[test]
@@ -105,8 +125,13 @@ fn what_the_hub_refuses_is_printed_a_line_each() {
     );
     assert_eq!(ran.out, "");
     ran.fails(4, &[]);
-    hub.on("POST /api/v1/os/apply", 409, error("conflict", "no OS stands written on aaa; set one first"));
-    user.run(&["os", "apply", "--node", "aaa"]).fails(4, &["no OS stands written on aaa; set one first"]);
+    // One problem alone is the message as well: it is said once.
+    let mut refusal = error("conflict", "node aaa: no OS is set for it; set one");
+    refusal["error"]["problems"] = json!(["node aaa: no OS is set for it; set one"]);
+    hub.on("POST /api/v1/os/apply", 409, refusal);
+    let ran = user.run(&["os", "apply", "--node", "aaa"]);
+    assert_eq!(ran.err, "error: node aaa: no OS is set for it; set one\n");
+    ran.fails(4, &[]);
 }
 
 #[test]
@@ -118,12 +143,12 @@ fn a_dry_run_says_what_each_node_would_do_and_changes_nothing() {
         "\
 NODE                 HOSTNAME   RUNS    ONLINE   OUTLOOK
 n-aaaa000000000000   aaa        1.1.0   yes      fetches a patch of 7.0 MB instead of 250.2 MB
-n-bbbb000000000000   bbb        1.1.0   yes      refuses: it is a other, the release is for cairn-generic-amd64; choose a release for it: `cairn os ls`
-n-cccc000000000000   ccc        1.3.0   yes      refuses: it runs 1.3.0, which is newer; --allow-downgrade
-n-dddd000000000000   ddd        -       no       has not said yet what it runs
+n-bbbb000000000000   bbb        1.1.0   yes      refuses: it is a other, the release is for cairn-generic-amd64; name a release that is for it (`cairn os ls`)
+n-cccc000000000000   ccc        1.3.0   yes      refuses: it runs 1.3.0, which is newer; allow it with --allow-downgrade
+n-dddd000000000000   ddd        -       no       refuses: it has not said which OS it runs; wait for its next report, or flash it with an appliance image
 "
     );
-    ran.fails(4, &["not signed yet", "2 of 4 nodes would refuse 1.2.0"]);
+    ran.fails(4, &["restart into it at once", "3 of 4 nodes would refuse it"]);
     let said =
         user.run(&["os", "set", "1.2.0", "--node", "ccc", "--allow-downgrade", "--dry-run", "-o", "json"]);
     let outlook: Value = serde_json::from_str(&said.ok()).unwrap();
@@ -174,7 +199,6 @@ fn what_is_set_is_told_to_the_hub_in_full() {
     );
     for said in [
         "n-eeee000000000000 (eee) is told that already: nothing has changed\n",
-        "not signed yet: nodes take it after `cairn artifact sign --key FILE`\n",
         "restart into it within Mon..Fri 22:00-04:00 or Sun 00:00-24:00 (Europe/Berlin)\n",
         "cairn os status --watch\n",
     ] {
@@ -230,7 +254,7 @@ fn releases_are_listed_and_shown() {
         user.run(&["os", "ls"]).ok(),
         "\
 VERSION   COMPATIBLE            ARCH    SIZE       SIGNED   DESIRED   RUNNING   PUSHED
-1.2.0     cairn-generic-amd64   amd64   250.2 MB   no       2         1         3m ago
+1.2.0     cairn-generic-amd64   amd64   250.2 MB   yes      2         1         3m ago
 1.1.0     cairn-generic-amd64   amd64   250.2 MB   yes      2         1         3m ago
 "
     );
@@ -240,7 +264,7 @@ VERSION   COMPATIBLE            ARCH    SIZE       SIGNED   DESIRED   RUNNING   
         "Version:          1.2.0\n",
         "Follows:          1.0.0 or newer\n",
         "Health command:   \"/usr/bin/check\" \"--all\"\n",
-        "Signed:           no; nodes take it after `cairn artifact sign",
+        "Signed:           yes\n",
         "1.1.0        7.0 MB   96.0 MB\n",
         "  Faster.\n  Safer [2J.\n",
     ] {
@@ -268,6 +292,14 @@ NODE                 HOSTNAME   RUNS    SLOT   OTHER SLOT   DESIRED   STATE     
 n-aaaa000000000000   aaa        1.1.0   a      1.0.0        1.2.0     fetching   62 % 1.2 MB/s, 97 % saved   patch    on `cairn os apply`   -
 "
         .replace("PROGRESS                   METHOD", "PROGRESS                    METHOD")
+    );
+    let mut held = os_node("n-aaaa000000000000", "aaa", json!({"detail": "said before"}));
+    held["problems"] = json!(["the signature does not count any more; run `cairn artifact sign`"]);
+    hub.on("GET /api/v1/os/nodes?selector=zone%3Db", 200, json!([held]));
+    let said = user.run(&["os", "status", "-l", "zone=b"]).ok();
+    assert!(
+        said.ends_with("   the signature does not count any more; run `cairn artifact sign`\n"),
+        "{said}"
     );
     let all = user.run(&["os", "status"]).ok();
     assert_eq!(all.lines().count(), 5);
