@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use cairn_ota::{BootEntry, OsVersion};
+use cairn_model::release::DataLayout;
+use cairn_ota::{BootEntry, OsVersion, data_layout};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -64,6 +65,9 @@ pub struct Request {
 /// The `schema` number of [`Manifest`]; 2 names what machines the image is for.
 pub const MANIFEST_SCHEMA: u32 = 2;
 
+/// Layouts of the data partition that an image from this tree reads: it brings every change since the first.
+pub const DATA_LAYOUT: DataLayout = DataLayout { min: 1, max: data_layout::CURRENT };
+
 /// The whole disk, compressed.
 pub const COMPRESSED_DISK: &str = "disk.raw.zst";
 
@@ -78,6 +82,8 @@ pub struct Manifest {
     pub compatible: String,
     /// CPU architecture in Debian's (and Go's) names.
     pub arch: String,
+    /// Layouts of the data partition that it can work with.
+    pub data_layout: DataLayout,
     /// Whether it is a test image.
     pub test: bool,
     /// dm-verity root hash of the root.
@@ -153,6 +159,7 @@ pub fn build(request: &Request, progress: &mut dyn FnMut(&str)) -> Result<Manife
         version: request.version.to_string(),
         compatible: request.compatible.clone(),
         arch: lock.arch,
+        data_layout: DATA_LAYOUT,
         test: request.test,
         root_hash: tree.root_hash,
         kernel: composed.kernel,

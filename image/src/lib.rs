@@ -1,10 +1,13 @@
-//! Makes bootable A/B disk images from a lock of packages. It must never run a maintainer script, need root, or (in
-//! `build`) use the network: the same inputs give the same bytes.
+//! Makes bootable A/B disk images from a lock of packages, OS releases of them, and flashes them. It must never run a
+//! maintainer script, need root to build, or (in `build` and `release`) use the network: the same inputs give the same
+//! bytes.
 //!
 //! It starts no task that outlives a call. The way of the data: [`lock`] names packages → [`fetch`] brings them →
 //! [`deb`] unpacks them into a [`tree`] in memory → [`base`], [`users`], [`preset`] and [`modules`] do what maintainer
 //! scripts would have done → [`root`] makes the erofs and [`verity`] its hash tree → [`initrd`] and [`uki`] make the
-//! kernel image → [`esp`], [`data`] and [`disk`] lay out the disk. [`build`] is the one place that knows this order.
+//! kernel image → [`esp`], [`data`] and [`disk`] lay out the disk, which [`compress`] packs. [`build`] is the one place
+//! that knows this order. From what it leaves, [`release`](mod@release) makes an OCI artifact for nodes that run
+//! already, and [`flash`](mod@flash) a disk for one that does not.
 
 pub mod apt;
 pub mod base;
@@ -21,6 +24,7 @@ pub mod initrd;
 pub mod lock;
 pub mod modules;
 pub mod preset;
+pub mod release;
 pub mod root;
 pub mod sbom;
 pub mod tools;

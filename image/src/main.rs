@@ -1,4 +1,6 @@
-//! `cairn-image`: lock, fetch and build. Parses the command line and prints errors once.
+//! `cairn-image`: lock, fetch, build, release and flash. Parses the command line and prints errors once.
+
+mod commands;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +9,8 @@ use anyhow::{Context, Result};
 use cairn_image::{apt, base, build, fetch, lock::Lock};
 use clap::{Args, Parser, Subcommand};
 
-/// Makes bootable Cairn images from a lock of Debian packages, without root, chroot or (in build) network.
+/// Makes bootable Cairn images from a lock of Debian packages, without root, chroot or (in build) network; makes
+/// releases of them, and flashes them.
 #[derive(Parser)]
 #[command(name = "cairn-image", version)]
 struct Cli {
@@ -23,6 +26,10 @@ enum Command {
     Fetch(FetchArgs),
     /// Build the disk image and its parts. Uses neither network nor root.
     Build(BuildArgs),
+    /// Make an OS release from a build: an OCI artifact with chunks, and patches from earlier releases.
+    Release(commands::release::ReleaseArgs),
+    /// Write an image to a disk or a file, provisioned, and verify it by reading back.
+    Flash(commands::flash::FlashArgs),
 }
 
 #[derive(Args)]
@@ -100,6 +107,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Lock(args) => lock(&args),
         Command::Fetch(args) => fetch(&args),
         Command::Build(args) => build(args),
+        Command::Release(args) => commands::release::run(args),
+        Command::Flash(args) => commands::flash::run(args),
     }
 }
 

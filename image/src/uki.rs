@@ -84,6 +84,23 @@ impl Headers {
     }
 }
 
+/// The content of a section, without padding; `None` if there is none of this name.
+pub fn section<'a>(pe: &'a [u8], name: &str) -> Result<Option<&'a [u8]>> {
+    let headers = Headers::read(pe)?;
+    for index in 0..headers.count {
+        let at = headers.table + index * SECTION_HEADER;
+        let own = pe.get(at..at + 8).context("the kernel image is cut short")?;
+        let end = own.iter().position(|byte| *byte == 0).unwrap_or(own.len());
+        if own[..end] == *name.as_bytes() {
+            let size = u32_at(pe, at + 8)?.min(u32_at(pe, at + 16)?) as usize;
+            let start = u32_at(pe, at + 20)? as usize;
+            let content = start.checked_add(size).and_then(|end| pe.get(start..end));
+            return content.context("the kernel image is cut short").map(Some);
+        }
+    }
+    Ok(None)
+}
+
 /// The stub with all sections added, in order.
 pub fn assemble(stub: &[u8], sections: &[Section<'_>]) -> Result<Vec<u8>> {
     let headers = Headers::read(stub)?;
@@ -174,6 +191,10 @@ mod tests {
         assert_eq!(u32_at(&pe, headers.optional + 56).unwrap(), 0x5000);
         assert_eq!(&pe[0x400..0x402], b"ro");
         assert_eq!(pe.len() % 0x200, 0);
+        assert_eq!(section(&pe, ".cmdline").unwrap(), Some(b"ro".as_slice()));
+        assert_eq!(section(&pe, ".linux").unwrap(), Some([7; 0x1001].as_slice()));
+        assert_eq!(section(&pe, ".initrd").unwrap(), None);
+        assert!(section(&pe[..0x500], ".linux").is_err());
     }
 
     #[test]

@@ -4,5 +4,6 @@
 mod fetching;
 mod flashing;
 mod locking;
+mod releasing;
 mod reproducing;
 mod unpacking;
