@@ -54,7 +54,7 @@ async fn clean_up(hub: &SharedHub) {
     if dropped > 0 {
         tracing::info!(dropped, "dropped uploads that nobody went on with");
     }
-    match hub.registry.sweep().await {
+    match hub.registry.sweep(clock::now_ms()).await {
         Ok(0) => {}
         Ok(swept) => tracing::info!(swept, "removed files that nobody names"),
         Err(error) => tracing::warn!("failed to give space back: {}", crate::sign::chain(&error)),

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    background, config::Settings, fleet, http, init::DATABASE, metrics::Metrics, presence::Presence,
+    background, clock, config::Settings, fleet, http, init::DATABASE, metrics::Metrics, presence::Presence,
     registry::Registry, server, service::Hub, sign::Signer, store::Store, tls,
 };
 
@@ -22,7 +22,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let registry =
         Registry::open(&data, store.clone(), signer.clone(), settings.max_blob_bytes, settings.max_uploads)?;
     registry.note_named_blobs().await?;
-    let swept = registry.sweep().await?;
+    let swept = registry.sweep(clock::now_ms()).await?;
     if swept > 0 {
         tracing::info!(swept, "removed files that nobody names");
     }

@@ -10,7 +10,9 @@ use futures_util::StreamExt;
 use object_store::{ObjectStoreExt, path::Path as Key};
 
 use super::{Manifest, Registry, Result};
-use crate::clock;
+
+#[cfg(test)]
+mod tests;
 
 /// A blob that lost its last name may be wanted again: a push that skips it, because it was there, may be under way.
 const KEEP_UNNAMED_MS: i64 = 24 * 3_600_000;
@@ -37,15 +39,15 @@ impl Registry {
     }
 
     /// Forgets blobs that no manifest names any more, and removes files that no row promises: those of such blobs, and
-    /// what a crash left.
-    pub(crate) async fn sweep(&self) -> Result<usize> {
+    /// what a crash left. `now` is in Unix milliseconds.
+    pub(crate) async fn sweep(&self, now: i64) -> Result<usize> {
         if let Some(damaged) = self.store.manifests_without_blobs().await?.first() {
             // It may name anything.
             tracing::warn!(digest = %damaged.digest, "no space is given back, a manifest is damaged; push it again");
             return Ok(0);
         }
         let mut tx = self.store.begin().await?;
-        tx.forget_unnamed_blobs(clock::now_ms() - KEEP_UNNAMED_MS).await?;
+        tx.forget_unnamed_blobs(now - KEEP_UNNAMED_MS).await?;
         tx.commit().await?;
         let promised: HashSet<Digest> = self.store.contents().await?.into_iter().collect();
         let mut swept = 0;

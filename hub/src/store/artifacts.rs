@@ -293,6 +293,13 @@ impl Tx {
         Ok(())
     }
 
+    /// As a database of the first schema is right after its migration.
+    #[cfg(test)]
+    pub(crate) async fn forget_what_manifests_name(&mut self) -> Result<()> {
+        sqlx::query("DELETE FROM manifest_blob").execute(&mut *self.0).await?;
+        Ok(())
+    }
+
     /// Takes a blob out of a repository; says whether it was there. Its time to be wanted again begins now.
     pub(crate) async fn unlink_blob(
         &mut self,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use cairn_model::{Digest, oci};
+use cairn_model::{Digest, oci, report::OsState};
 use cairn_trust::node::Update;
 use reqwest::{Client, Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     harness::{Folder, Hub},
     node::Node,
+    os::{os_status, push_release, report_os},
     push::manifest_of,
 };
 
@@ -33,6 +34,8 @@ struct Acknowledged {
     app: Option<String>,
     deploys: u64,
     begun: Vec<Digest>,
+    /// The last attempt at an OS that was answered.
+    attempt: u64,
 }
 
 struct Random(u64);
@@ -86,10 +89,15 @@ impl Work {
         self.acknowledged.lock().unwrap().begun.push(digest);
         let summary =
             self.send(Method::PUT, "/api/v1/apps/crash", "application/json", body.into_bytes()).await?;
-        let mut acknowledged = self.acknowledged.lock().unwrap();
-        acknowledged.app = Some(summary["services"]["web"].as_str().unwrap().to_owned());
-        acknowledged.deploys += 1;
-        acknowledged.begun.clear();
+        {
+            let mut acknowledged = self.acknowledged.lock().unwrap();
+            acknowledged.app = Some(summary["services"]["web"].as_str().unwrap().to_owned());
+            acknowledged.deploys += 1;
+            acknowledged.begun.clear();
+        }
+        let body = json!({"release": "2", "nodes": ["edge1"], "retry": true}).to_string();
+        let set = self.send(Method::POST, "/api/v1/os/set", "application/json", body.into_bytes()).await?;
+        self.acknowledged.lock().unwrap().attempt = set[0]["desired"]["attempt"].as_u64().unwrap();
         Some(())
     }
 }
@@ -103,6 +111,9 @@ async fn a_kill_at_any_time_loses_nothing_acknowledged_and_serves_nothing_half_d
     let mut random = Random(seed);
     let mut hub = Hub::start_in(Folder::init(&[]));
     let mut node = Node::member(&hub, "edge1").await;
+    push_release(&hub, "2", json!({})).await;
+    report_os(&hub, &node, 1, os_status("1", OsState::Idle)).await;
+    let mut attempt = 0;
     let acknowledged = Arc::new(Mutex::new(Acknowledged::default()));
     for round in 0..ROUNDS {
         let work = Work {
@@ -128,20 +139,24 @@ async fn a_kill_at_any_time_loses_nothing_acknowledged_and_serves_nothing_half_d
         }
         hub.restart();
         let mut said = std::mem::take(&mut *acknowledged.lock().unwrap());
-        check(&hub, &mut node, &mut said).await;
+        check(&hub, &mut node, &mut said, &mut attempt).await;
         *acknowledged.lock().unwrap() = said;
     }
     let done = acknowledged.lock().unwrap();
     println!(
-        "{ROUNDS} kills, {} pushes, {} deploys, in {:?}",
+        "{ROUNDS} kills, {} pushes, {} deploys, {} attempts at an OS, in {:?}",
         done.manifests.len(),
         done.deploys,
+        done.attempt,
         begin.elapsed()
     );
-    assert!(!done.manifests.is_empty() && done.deploys > 0, "too little was tried to mean anything");
+    assert!(
+        !done.manifests.is_empty() && done.deploys > 0 && done.attempt > 0,
+        "too little was tried to mean anything"
+    );
 }
 
-async fn check(hub: &Hub, node: &mut Node, acknowledged: &mut Acknowledged) {
+async fn check(hub: &Hub, node: &mut Node, acknowledged: &mut Acknowledged, attempt: &mut u64) {
     // What was acknowledged in the last rounds is there, byte for byte; older ones were looked at before.
     for digest in acknowledged.blobs.drain(..) {
         let response = hub.ask(Method::GET, &format!("/v2/crash/web/blobs/{digest}")).send().await.unwrap();
@@ -156,6 +171,7 @@ async fn check(hub: &Hub, node: &mut Node, acknowledged: &mut Acknowledged) {
         Update::Unchanged => {}
         Update::Verified(bundle) => {
             node.applied = bundle.generation;
+            *attempt = bundle.desired_state.os.as_ref().map_or(0, |os| os.attempt.into());
             for (digest, artifact) in &bundle.artifacts {
                 let path = format!("/v2/_/manifests/{digest}");
                 let manifest = node.ask(hub, Method::GET, &path).send().await.unwrap().bytes().await.unwrap();
@@ -169,6 +185,9 @@ async fn check(hub: &Hub, node: &mut Node, acknowledged: &mut Acknowledged) {
             }
         }
     }
+    // What the database says of the OS is what was signed, and not older than what was answered.
+    let row = hub.get("/os/nodes").await[0]["desired"]["attempt"].as_u64().unwrap_or(0);
+    assert!(row == *attempt && row >= acknowledged.attempt, "{row} {attempt} {}", acknowledged.attempt);
     if let Some(last) = &acknowledged.app {
         let runs = hub.get("/apps/crash").await["services"]["web"].as_str().unwrap().to_owned();
         let begun = acknowledged.begun.iter().any(|digest| digest.as_str() == runs);
