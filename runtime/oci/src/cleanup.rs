@@ -20,13 +20,17 @@ use crate::{
     cli::{self, NetworkTools},
     layout,
     layout::{Layout, Lock},
-    network,
+    network, notify,
 };
 
 /// Longer than any step of a start takes.
 const LOCK_DEADLINE: Duration = Duration::from_secs(15);
 
+/// Longer than a whole cleanup takes on the slowest machine.
+const TIME: Duration = Duration::from_secs(60);
+
 pub(crate) fn run(args: &cli::Cleanup) -> Result<()> {
+    notify::ask_for_time(TIME);
     let workload = layout::load(&args.workload)?;
     sweep(&Layout::of(&workload), &args.network)
         .with_context(|| format!("failed to clean up {}", workload.id))

@@ -58,6 +58,15 @@ fn send_barrier(writer: PipeWriter) -> Result<()> {
     Ok(())
 }
 
+/// Asks the service manager, if there is one, for time to clean up: what it gives otherwise is the time that the container
+/// has for its own stop, which may be a second. Without an answer the cleanup does what it can.
+pub(crate) fn ask_for_time(time: Duration) {
+    let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    if let Err(error) = sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(micros)]) {
+        eprintln!("cairn-oci: warning: failed to ask for time to clean up: {error}");
+    }
+}
+
 /// Tells the service manager, if there is one, that the workload runs below us.
 pub(crate) fn ready() -> Result<()> {
     sd_notify::notify(&[NotifyState::Ready]).context("failed to tell systemd that the container runs")
