@@ -18,9 +18,14 @@ pub(crate) use value::{LabelEdit, parse_name};
 /// Where a node's daemon listens.
 const SOCKET: &str = "/run/cairn/cairnd.sock";
 
-/// Runs containers and wasm on a fleet of nodes.
+/// Below the short help.
+const SHORT: &str = "\
+First: cairn context add NAME --hub https://… --ca FILE --token-file FILE
+Exit codes and environment: cairn --help";
+
+/// Runs containers and wasm on a fleet of nodes, and keeps the nodes' OS up to date.
 #[derive(Debug, Parser)]
-#[command(name = "cairn", version, after_long_help = EXIT_CODES, after_help = "Exit codes: cairn --help")]
+#[command(name = "cairn", version, after_long_help = EXIT_CODES, after_help = SHORT)]
 #[command(max_term_width = 110, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     /// Use this context instead of the current one
@@ -50,7 +55,7 @@ pub(crate) enum Noun {
     /// OS releases, and which of them nodes run
     #[command(subcommand)]
     Os(OsVerb),
-    /// Images, wasm components and apps in the hub
+    /// Images, wasm components, apps and OS releases in the hub
     #[command(subcommand)]
     Artifact(ArtifactVerb),
     /// What nodes report to have happened
@@ -63,9 +68,19 @@ pub(crate) enum Noun {
     #[command(subcommand)]
     Local(LocalVerb),
     /// Print the completions of a shell
-    Completions { shell: Shell },
+    #[command(
+        after_help = "For bash: cairn completions bash > ~/.local/share/bash-completion/completions/cairn"
+    )]
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
     /// Write the man pages into a folder
-    Man { folder: PathBuf },
+    #[command(after_help = "To read them: cairn man ~/.local/share/man/man1, then man cairn-os-set")]
+    Man {
+        /// The folder; it is made where it is not there
+        folder: PathBuf,
+    },
     /// Print the version
     Version,
 }
@@ -87,8 +102,9 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct Output {
-    /// How to print it
-    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    /// How to print it: table, wide (more columns), json (as the hub's API has it), yaml (the same), or name (one a line,
+    /// for scripts)
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
     pub(crate) output: Format,
 }
 
@@ -98,6 +114,7 @@ pub(crate) enum ContextVerb {
     Add(ContextAdd),
     /// Make a context the current one
     Use {
+        /// Which one: see `cairn context ls`
         #[arg(value_parser = parse_name)]
         name: String,
     },
@@ -105,6 +122,7 @@ pub(crate) enum ContextVerb {
     Ls(Output),
     /// Forget a context and its token
     Rm {
+        /// Which one: see `cairn context ls`
         #[arg(value_parser = parse_name)]
         name: String,
     },
@@ -190,6 +208,7 @@ pub(crate) enum TokenVerb {
     Ls(Output),
     /// Make tokens useless; nodes that came with them stay
     Rm {
+        /// Its id, the first column of `ls`
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
     },
@@ -250,6 +269,7 @@ pub(crate) enum AccessTokenVerb {
     Ls(Output),
     /// Make access tokens useless at once
     Rm {
+        /// Its id, the first column of `ls`
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
     },
@@ -263,6 +283,7 @@ pub(crate) enum AppVerb {
     Ls(Output),
     /// Show an app with every replica
     Status {
+        /// Its name: see `cairn app ls`
         app: AppName,
         /// Show again whenever something changes
         #[arg(short, long)]
@@ -272,6 +293,7 @@ pub(crate) enum AppVerb {
     },
     /// Stop apps everywhere and forget them; nodes keep their volumes
     Rm {
+        /// Its name: see `cairn app ls`
         #[arg(required = true, value_name = "APP")]
         apps: Vec<AppName>,
     },
@@ -299,6 +321,7 @@ pub(crate) struct AppDeploy {
 
 #[derive(Debug, Args)]
 pub(crate) struct AppLogs {
+    /// Its name: see `cairn app ls`
     pub(crate) app: AppName,
     /// Of one service only
     #[arg(long)]
@@ -372,7 +395,7 @@ pub(crate) enum AuditVerb {
     /// List the last changes, newest first
     Ls {
         /// At most so many
-        #[arg(long, short = 'n', default_value_t = 50)]
+        #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
         #[command(flatten)]
         output: Output,
@@ -417,6 +440,23 @@ mod tests {
             seen += 1;
         }
         assert!(seen >= 8, "{seen}");
+    }
+
+    #[test]
+    fn every_command_and_every_argument_says_what_it_is() {
+        fn check(command: &clap::Command, seen: &mut usize) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+                *seen += 1;
+            }
+            command.get_subcommands().for_each(|below| check(below, seen));
+        }
+        let mut seen = 0;
+        let mut command = Cli::command();
+        command.build();
+        check(&command, &mut seen);
+        assert!(seen > 100, "{seen}");
     }
 
     #[test]

@@ -24,7 +24,10 @@ pub(super) async fn run(
     layout: &Path,
     format: Format,
 ) -> Result<(), Failure> {
-    let content = oci_layout::read(layout, None)?;
+    let content = oci_layout::read(layout, None).map_err(|failure| match failure.kind {
+        Kind::Usage => failure.cure("name the folder that `cairn-image release` made"),
+        _ => failure,
+    })?;
     let (digest, release) = check(&content).map_err(|failure| Failure {
         cause: format!("{} can't be pushed as an OS release: {}", layout.display(), failure.cause),
         ..failure

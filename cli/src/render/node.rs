@@ -38,7 +38,7 @@ fn seen(node: &Node, now: Timestamp) -> String {
 impl Row for Node {
     const COLUMNS: &'static [Column] = &[
         Column::always("NODE"),
-        Column::always("HOST"),
+        Column::always("HOSTNAME"),
         Column::always("STATE"),
         Column::always("SEEN"),
         Column::always("GENERATION"),

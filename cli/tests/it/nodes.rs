@@ -28,10 +28,10 @@ fn fleet() -> (Hub, User) {
 fn nodes_are_listed() {
     let (_hub, user) = fleet();
     let expected = "\
-NODE                 HOST   STATE     SEEN     GENERATION   PROBLEMS   LABELS
-n-aaaa000000000000   aaa    online    3m ago   3            -          zone=berlin
-n-bbbb000000000000   bbb    pending   never    0            -          -
-n-cccc000000000000   ccc    offline   3m ago   3 of 4       1          zone=berlin
+NODE                 HOSTNAME   STATE     SEEN     GENERATION   PROBLEMS   LABELS
+n-aaaa000000000000   aaa        online    3m ago   3            -          zone=berlin
+n-bbbb000000000000   bbb        pending   never    0            -          -
+n-cccc000000000000   ccc        offline   3m ago   3 of 4       1          zone=berlin
 ";
     assert_eq!(user.run(&["node", "ls"]).ok(), expected);
     assert_eq!(
