@@ -86,7 +86,8 @@ pub(crate) fn run(args: FlashArgs) -> Result<()> {
     if !args.yes {
         confirm(&path, &place)?;
     }
-    let failed = || format!("failed to open {}", path.display());
+    let failed =
+        || format!("failed to open {} for writing; is it yours, and does nothing use it?", path.display());
     let mut target = match &place {
         // What changed since the disk was looked at, the kernel knows: it refuses one that is in use.
         Place::Disk(disk) => FileTarget::device(&path, disk.size).with_context(failed)?,
@@ -128,7 +129,10 @@ fn place(path: &Path, host: impl Fn() -> Result<Host, DiskError>) -> Result<Plac
 /// Asks for the name of what will be lost; a file that is not there yet loses nothing.
 fn confirm(path: &Path, place: &Place) -> Result<()> {
     let (name, what) = match place {
-        Place::Disk(disk) => (disk.name.clone(), format!("{} ({})", disk.model, decimal(disk.size))),
+        Place::Disk(disk) => {
+            let model = if disk.model.is_empty() { "a disk" } else { &disk.model };
+            (disk.name.clone(), format!("{model} of {}", decimal(disk.size)))
+        }
         Place::File => {
             let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

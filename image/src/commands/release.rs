@@ -63,7 +63,7 @@ fn summary(made: &Made) -> String {
     let Made { digest, release, chunks, test } = made;
     let (root, uki) = (decimal(release.root.size), decimal(release.uki.size));
     let full = release.chunks.pack.size + release.chunks.index.size;
-    let mut text = format!("{} {} for {}\n", release.name, release.version, release.compatible);
+    let mut text = format!("{} for {}\n", release.name, release.compatible);
     text += &format!("  manifest  {digest}\n");
     text += &format!("  image     root {root}, kernel {uki}\n");
     text += &format!("  in full   {}, in {chunks} chunks\n", decimal(full));

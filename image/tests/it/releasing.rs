@@ -1,6 +1,7 @@
 //! Releases of small images that are sound in all that a release looks at.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,7 +10,10 @@ use cairn_image::release::layout::Layout;
 use cairn_image::release::{Made, Request, make};
 use cairn_image::{fetch, uki};
 use cairn_model::oci::{ARTIFACT_TYPE_RELEASE, MEDIA_TYPE_RELEASE_CONFIG};
-use cairn_ota::verity;
+use cairn_model::release::Release;
+use cairn_model::report::{OsMethod, OsProgress};
+use cairn_ota::write::{Target, write};
+use cairn_ota::{FolderCarrier, verity};
 use serde_json::Value;
 
 /// The least that is an EFI stub with room for sections.
@@ -226,6 +230,56 @@ fn skopeo_reads_and_copies_a_release() {
     // What skopeo copied is enough to make a patch from.
     let next = Recipe { kernel: noise(9, 100_000), ..Recipe::new("1.2") }.build(folder.path());
     try_make(&Request { patch_from: vec![at("copy")], ..request(&next, &at("next")) }).unwrap();
+}
+
+/// Puts a release into the files of a slot, with the code of a node that runs what is in `running`, or nothing.
+fn install(
+    layout: &Path,
+    release: &Release,
+    running: Option<&Path>,
+    scratch: &Path,
+) -> (OsProgress, [Vec<u8>; 2]) {
+    let file = |name: &str, size: u64| {
+        let options =
+            File::options().read(true).write(true).create(true).truncate(true).open(scratch.join(name));
+        let file = options.unwrap();
+        file.set_len(size).unwrap();
+        file
+    };
+    let (root, tree) = (file("root", release.root.size), file("tree", 8 << 20));
+    let mut uki = file("uki", 0);
+    let open = |name: &str| match running {
+        Some(folder) => File::open(folder.join(name)).unwrap(),
+        None => file(&format!("no-{name}"), 0),
+    };
+    let running_uki = running.map(|folder| folder.join("uki.efi"));
+    let mut target = Target {
+        root: &root,
+        tree: &tree,
+        uki: &mut uki,
+        running_root: &open("root.erofs"),
+        running_tree: &open("root.verity"),
+        running_uki: running_uki.as_deref(),
+        scratch: &scratch.join("scratch"),
+    };
+    let mut carrier = FolderCarrier::new(layout);
+    let done = write(release, &mut target, &mut carrier, u64::MAX, &mut |_| {}, &|| false).unwrap();
+    (done, ["root", "uki"].map(|name| std::fs::read(scratch.join(name)).unwrap()))
+}
+
+#[test]
+fn a_node_installs_it_by_patch_and_by_chunks() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = Recipe::new("1.0");
+    let (new, old) = (old.next("1.1").build(folder.path()), old.build(folder.path()));
+    let layout = folder.path().join("layout");
+    let made = try_make(&Request { patch_from: vec![old.clone()], ..request(&new, &layout) }).unwrap();
+    let wanted = ["root.erofs", "uki.efi"].map(|name| std::fs::read(new.join(name)).unwrap());
+    for (running, method) in [(Some(old.as_path()), OsMethod::Patch), (None, OsMethod::Chunks)] {
+        let (done, found) = install(&layout, &made.release, running, folder.path());
+        assert_eq!(done.method, method);
+        assert!(found == wanted, "{method:?}");
+    }
 }
 
 #[test]
