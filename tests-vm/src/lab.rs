@@ -77,6 +77,11 @@ impl Lab {
         self.target.join("examples")
     }
 
+    /// An OS release that `./x test` made, as an OCI image layout; see `xtask/src/releases.rs` for their names.
+    pub fn release(&self, name: &str) -> String {
+        self.target.join("releases").join(name).display().to_string()
+    }
+
     /// A hub with all its keys.
     pub fn hub(&self) -> Result<Hub> {
         Hub::start(&self.binaries(), &self.dir.join("hub"))
@@ -131,6 +136,7 @@ impl Lab {
             ],
             forward: ports.to_vec(),
             accel: self.accel,
+            record: None,
         })
     }
 

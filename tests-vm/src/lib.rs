@@ -8,8 +8,10 @@
 pub mod accel;
 pub mod hub;
 pub mod lab;
+pub mod os;
 pub mod qmp;
 pub mod shell;
+pub mod shop;
 pub mod vm;
 pub mod wait;
 

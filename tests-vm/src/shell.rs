@@ -34,6 +34,11 @@ impl Shell {
         Ok(Self { stream, scripts: 0 })
     }
 
+    /// Sends `script` without waiting for its end.
+    pub fn send(&mut self, script: &str) -> Result<()> {
+        self.stream.write_all(format!("{script}\n").as_bytes()).context("failed to send a script to the node")
+    }
+
     /// Runs `script` and waits for its end. The text that marks the end is made so that the echo of the script itself
     /// can't be taken for it.
     pub fn run(&mut self, script: &str, deadline: Duration) -> Result<Output> {

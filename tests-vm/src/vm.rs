@@ -46,6 +46,8 @@ pub struct VmConfig {
     pub forward: Vec<u16>,
     /// What to run on.
     pub accel: Accel,
+    /// Where to record every write and flush of the disk.
+    pub record: Option<PathBuf>,
 }
 
 /// A running node; dropped means killed.
@@ -119,6 +121,12 @@ impl Vm {
         Ok(output.text)
     }
 
+    /// Sends a script that the node will not survive: nobody waits for its end.
+    pub fn send(&mut self, script: &str) -> Result<()> {
+        self.answered = false;
+        self.shell.send(script)
+    }
+
     /// Waits until the node's shell answers.
     pub fn wait_booted(&mut self) -> Result<()> {
         self.shell.run("true", BOOT_DEADLINE).with_context(|| {
@@ -128,9 +136,35 @@ impl Vm {
         Ok(())
     }
 
+    /// What the kernel calls this boot; it changes with each.
+    pub fn boot_id(&mut self) -> Result<String> {
+        Ok(self.check("cat /proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    }
+
+    /// Waits until the node has restarted by itself and answers again.
+    pub fn wait_rebooted(&mut self, before: &str) -> Result<()> {
+        let short = Duration::from_secs(20);
+        wait::until("the node to restart by itself", BOOT_DEADLINE, || {
+            // What is sent while it goes down is lost with it: hence a short patience, and another question.
+            let id = self.shell.run("cat /proc/sys/kernel/random/boot_id", short)?;
+            Ok((id.code == 0 && !id.text.contains(before)).then_some(()))
+        })
+        .with_context(|| format!("the end of its console:\n{}", self.console_tail()))?;
+        self.answered = true;
+        Ok(())
+    }
+
     /// Pulls the network cable, or plugs it in.
     pub fn set_link(&mut self, up: bool) -> Result<()> {
         self.qmp.execute("set_link", json!({ "name": "net0", "up": up })).map(|_| ())
+    }
+
+    /// Ends QEMU as its window's close button would: the node has no warning, but all that QEMU holds is written out.
+    pub fn quit(mut self) -> Result<Off> {
+        self.answered = false;
+        self.qmp.execute("quit", json!({})).ok();
+        self.qemu.wait().context("failed to wait for QEMU's end")?;
+        Ok(Off { dir: self.dir.clone(), config: self.config.clone() })
     }
 
     /// Cuts the power and boots the same disk again.
@@ -162,6 +196,26 @@ impl Vm {
     }
 }
 
+/// A node that is switched off.
+#[derive(Debug)]
+pub struct Off {
+    dir: PathBuf,
+    config: VmConfig,
+}
+
+impl Off {
+    /// Its disk.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("disk.qcow2")
+    }
+
+    /// Switches it on, with every write and flush of its disk recorded in the file `log`.
+    pub fn power_on_recorded(self, log: &Path) -> Result<Vm> {
+        File::create(log).with_context(|| format!("failed to make {}", log.display()))?;
+        Vm::start(&self.dir, VmConfig { record: Some(log.to_owned()), ..self.config })
+    }
+}
+
 impl Drop for Vm {
     /// Keeps the node's journal beside its console log: a scenario that failed is understood by it.
     fn drop(&mut self) {
@@ -188,6 +242,25 @@ impl Drop for Guard {
     }
 }
 
+/// The disk. cache=writeback as on hardware: what was not flushed is lost only if the host dies with QEMU.
+fn disk(file: &str, record: Option<&Path>) -> Vec<String> {
+    let Some(log) = record else {
+        return vec!["-drive".to_owned(), format!("if=virtio,format=qcow2,cache=writeback,file={file}")];
+    };
+    [
+        "-blockdev",
+        &format!("driver=file,node-name=log,filename={}", log.display()),
+        "-blockdev",
+        &format!("driver=qcow2,node-name=disk,file.driver=file,file.filename={file}"),
+        "-blockdev",
+        "driver=blklogwrites,node-name=recorded,file=disk,log=log,log-sector-size=512,log-super-update-interval=512",
+        "-device",
+        "virtio-blk-pci,drive=recorded",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
 fn command(dir: &Path, config: &VmConfig, forwards: &[(u16, u16)]) -> Result<Command> {
     let path = |name: &str| dir.join(name).display().to_string();
     let mut command = Command::new("qemu-system-x86_64");
@@ -198,8 +271,7 @@ fn command(dir: &Path, config: &VmConfig, forwards: &[(u16, u16)]) -> Result<Com
         .args(["-qmp", &format!("unix:{},server=on,wait=off", path("qmp.sock"))])
         .args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={OVMF_CODE}")])
         .args(["-drive", &format!("if=pflash,format=raw,file={}", path("vars.fd"))])
-        // cache=writeback as on hardware: what was not flushed is lost only if the host dies with QEMU.
-        .args(["-drive", &format!("if=virtio,format=qcow2,cache=writeback,file={}", path("disk.qcow2"))])
+        .args(disk(&path("disk.qcow2"), config.record.as_deref()))
         .args(["-device", "virtio-rng-pci", "-device", "virtio-serial"])
         .args(["-chardev", &format!("socket,path={},server=on,wait=off,id=shell", path("shell.sock"))])
         .args(["-device", "virtserialport,chardev=shell,name=cairn.shell"])

@@ -24,6 +24,7 @@ services:
       test: [CMD, wget, -q, -O, /dev/null, 'http://127.0.0.1:8080/']
       interval: 2s
     restart: always
+    stop_grace_period: 1s
     deploy:
       mode: global
       resources:
@@ -83,5 +84,8 @@ fn runs_container() -> Result<()> {
         )?;
         Ok(units.trim().is_empty().then_some(()))
     })?;
+    // It took its port with it: the next one has it.
+    hub.cairn(&["app", "deploy", &file.display().to_string()])?;
+    ensure!(fetch(port, "/", READY_DEADLINE)?.contains("Cairn"), "the page is not the demo's");
     Ok(())
 }

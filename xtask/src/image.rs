@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use crate::{process, programs};
 
 /// The version that images from a work tree carry.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What an image is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,24 +38,35 @@ pub(crate) fn build(flavour: Flavour) -> Result<()> {
 
 /// One run of `cairn-image build` into `output`.
 pub(crate) fn assemble(flavour: Flavour, lock: &Path, output: &Path) -> Result<()> {
+    let what = match flavour {
+        Flavour::Production => "assembling the image",
+        Flavour::Test => "assembling the test image",
+    };
+    process::step(what, "image-build", &mut command(flavour, VERSION, lock, &programs::dir(), output))
+}
+
+/// `cairn-image build` of a version from a folder of programs.
+pub(crate) fn command(
+    flavour: Flavour,
+    version: &str,
+    lock: &Path,
+    binaries: &Path,
+    output: &Path,
+) -> Command {
     let mut command = tool();
     command
-        .args(["build", "--if-changed", "--version", VERSION, "--dist", "dist", "--lock"])
+        .args(["build", "--if-changed", "--version", version, "--dist", "dist", "--lock"])
         .arg(lock)
         .arg("--packages")
         .arg(debs())
         .arg("--binaries")
-        .arg(programs::dir())
+        .arg(binaries)
         .arg("--output")
         .arg(output);
-    let what = match flavour {
-        Flavour::Production => "assembling the image",
-        Flavour::Test => {
-            command.arg("--test");
-            "assembling the test image"
-        }
-    };
-    process::step(what, "image-build", &mut command)
+    if flavour == Flavour::Test {
+        command.arg("--test");
+    }
+    command
 }
 
 /// Fetches the packages of the committed lock. Where the mirror has moved on, they are solved afresh into a lock of
@@ -82,6 +93,7 @@ pub(crate) fn debs() -> PathBuf {
     crate::target().join("debs")
 }
 
-fn tool() -> Command {
+/// `cairn-image`, as it was just built.
+pub(crate) fn tool() -> Command {
     Command::new(programs::dir().join("cairn-image"))
 }

@@ -7,6 +7,7 @@ mod examples;
 mod image;
 mod process;
 mod programs;
+mod releases;
 mod setup;
 mod suite;
 mod tidy;
@@ -37,6 +38,8 @@ enum Chore {
         #[arg(value_enum)]
         stages: Vec<suite::Stage>,
     },
+    /// Run scenarios on booted nodes by name; without one those that cut the power, for hours.
+    Soak(suite::Soak),
     /// Build the programs and the appliance image.
     Image {
         /// An image for tests: with a root shell on a virtio port.
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
 fn run(chore: Chore) -> Result<bool> {
     match chore {
         Chore::Demo { once } => demo::run(once).map(|()| true),
+        Chore::Soak(soak) => suite::soak(soak),
         Chore::Test { stages } => suite::run(&stages),
         Chore::Image { test } => {
             setup::ensure(setup::Need::Image)?;

@@ -32,7 +32,19 @@ const IMAGE: &[&str] = &[
 ];
 const DEMO: &[&str] =
     &["qemu-system-x86", "qemu-utils", "ovmf", "skopeo", "curl", "busybox-static", "python3-venv", "mtools"];
-const TEST: &[&str] = &["umoci", "faketime", "git", "iproute2", "nftables", "netavark", "kmod", "nix-bin"];
+const TEST: &[&str] = &[
+    "umoci",
+    "faketime",
+    "git",
+    "iproute2",
+    "nftables",
+    "netavark",
+    "kmod",
+    "nix-bin",
+    "dbus-daemon",
+    "dbus-bin",
+    "rauc",
+];
 const BENCH: &[&str] = &["crun", "runc"];
 
 /// Installs what is missing, and says what that is.

@@ -1,6 +1,11 @@
 //! `./x test`: everything that CI runs, stage by stage; the last line counts what passed.
 
-use std::{fs, path::PathBuf, process::Command, time::Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    time::{Instant, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -11,6 +16,8 @@ use crate::{
     image::{self, Flavour},
     process, programs, setup, tidy,
 };
+
+mod scenarios;
 
 /// A part of the suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,6 +45,37 @@ pub(crate) enum Stage {
 struct Tally {
     passed: u64,
     failed: u64,
+}
+
+/// What `./x soak` asks for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Soak {
+    /// Only scenarios whose names contain one of these.
+    names: Vec<String>,
+    /// Disks to rebuild from the recording of an update.
+    #[arg(long, default_value_t = 100_000)]
+    cuts: u64,
+    /// Times that a node is killed at a random instant of an update.
+    #[arg(long, default_value_t = 50)]
+    kills: u64,
+    /// What chance begins with; by the clock where absent.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Runs scenarios, with more of what chance decides than CI has time for.
+pub(crate) fn soak(mut soak: Soak) -> Result<bool> {
+    setup::ensure(setup::Need::Test)?;
+    if soak.names.is_empty() {
+        soak.names = vec!["power_cuts".to_owned(), "update_killed_at_random".to_owned()];
+    }
+    let by_clock = || UNIX_EPOCH.elapsed().map_or(1, |since| since.as_secs());
+    let seed = soak.seed.unwrap_or_else(by_clock);
+    println!("seed {seed}");
+    let settings = [("CAIRN_POWER_CUTS", soak.cuts), ("CAIRN_KILLS", soak.kills), ("CAIRN_SEED", seed)];
+    let tally = scenarios::run(&soak.names, &settings.map(|(name, value)| (name, value.to_string())))?;
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(tally.failed == 0)
 }
 
 /// Runs `stages`, or all; `false` where anything failed.
@@ -87,7 +125,7 @@ impl Stage {
             Stage::Trust => python_tuf(),
             Stage::Nix => nix(),
             Stage::Image => reproducible_image(),
-            Stage::Vm => scenarios(),
+            Stage::Vm => scenarios::run(&[], &[]),
         }
     }
 }
@@ -113,17 +151,6 @@ fn unit() -> Result<Tally> {
         command.env("CAIRN_TEST_PACKAGES", image::debs());
     }
     cargo_test("unit", &mut command)
-}
-
-fn scenarios() -> Result<Tally> {
-    examples::build()?;
-    image::build(Flavour::Test)?;
-    cargo_test(
-        "vm",
-        Command::new("cargo")
-            .args(["test", "--package", "cairn-tests-vm", "--locked", "--no-fail-fast"])
-            .env("CAIRN_TARGET", crate::target()),
-    )
 }
 
 /// Runs `cargo test`, shows a line a test binary as it goes, and all of what it said where a test failed.

@@ -1,0 +1,105 @@
+//! The scenarios on the test image, as many at once as there are cores: under emulation a node takes one whole.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{Tally, failures, tally};
+use crate::{examples, process, releases};
+
+/// Nodes at once, however many cores there are: each has some 800 MB of memory.
+const MOST_LANES: usize = 4;
+
+/// They take longest, so they begin first.
+const LONG: [&str; 4] =
+    ["power_cuts", "corrupt_slot_falls_over", "update_killed_at_random", "update_bad_boot_falls_back"];
+
+/// What a scenario is told by environment variables: name and value.
+pub(super) type Setting = (&'static str, String);
+
+/// Runs all of them, or those whose name contains one of `names`.
+pub(super) fn run(names: &[String], settings: &[Setting]) -> Result<Tally> {
+    examples::build()?;
+    releases::build()?;
+    let mut found = binaries()?;
+    found.retain(|(binary, _)| names.is_empty() || names.iter().any(|name| binary.contains(name)));
+    ensure!(!found.is_empty(), "no scenario is named like that; they are the files in tests-vm/tests");
+    found.sort_by_key(|(name, _)| {
+        (LONG.iter().position(|long| long == name).unwrap_or(LONG.len()), name.clone())
+    });
+    let queue = Mutex::new(VecDeque::from(found));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let lanes = thread::available_parallelism().map_or(1, usize::from).min(MOST_LANES);
+    let outcomes = thread::scope(|scope| {
+        let lane = || -> Vec<Result<Tally>> {
+            std::iter::from_fn(next).map(|(name, binary)| scenario(&name, &binary, settings)).collect()
+        };
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
+        lanes.into_iter().filter_map(|lane| lane.join().ok()).flatten().collect::<Vec<_>>()
+    });
+    let mut total = Tally::default();
+    for outcome in outcomes {
+        let outcome = outcome?;
+        total.passed += outcome.passed;
+        total.failed += outcome.failed;
+    }
+    Ok(total)
+}
+
+/// Name and test binary of each; the harness's own tests among them.
+fn binaries() -> Result<Vec<(String, PathBuf)>> {
+    let built = process::output(Command::new("cargo").args([
+        "test",
+        "--package",
+        "cairn-tests-vm",
+        "--locked",
+        "--no-run",
+        "--message-format=json",
+    ]))?;
+    let mut found = Vec::new();
+    for line in built.lines().filter(|line| line.starts_with('{')) {
+        let message: Value = serde_json::from_str(line).context("cargo's message is no JSON")?;
+        let (target, file) = (&message["target"], &message["executable"]);
+        if let (true, Some(name), Some(file)) =
+            (message["profile"]["test"] == true, target["name"].as_str(), file.as_str())
+        {
+            found.push((name.to_owned(), PathBuf::from(file)));
+        }
+    }
+    Ok(found)
+}
+
+fn scenario(name: &str, binary: &Path, settings: &[Setting]) -> Result<Tally> {
+    let start = Instant::now();
+    let log = format!("vm-{name}");
+    let status = process::quiet(
+        &log,
+        Command::new(binary)
+            .env("CAIRN_TARGET", crate::target())
+            .env("RUST_BACKTRACE", "0")
+            .envs(settings.iter().map(|(name, value)| (name, value)))
+            .arg("--show-output"),
+    );
+    let path = crate::target().join("log").join(format!("{log}.log"));
+    let text = fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+    let mut outcome = tally(&text)?;
+    if status.is_err() && outcome.failed == 0 {
+        // It died without a closing line.
+        outcome.failed = 1;
+    }
+    let word = if outcome.failed == 0 { "ok" } else { "FAILED" };
+    eprintln!("  {name} … {word} ({:.0} s)", start.elapsed().as_secs_f64());
+    if outcome.failed > 0 {
+        eprintln!("{}", failures(&text));
+    }
+    Ok(outcome)
+}
