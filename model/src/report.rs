@@ -185,6 +185,15 @@ pub struct OsProgress {
     pub rate: u64,
 }
 
+impl OsProgress {
+    /// How much of it is written: 0 to 100.
+    pub fn percent(&self) -> u8 {
+        let percent = u128::from(self.written.min(self.total)) * 100 / u128::from(self.total.max(1));
+        // At most 100, by the line before.
+        u8::try_from(percent).unwrap_or(100)
+    }
+}
+
 /// How one replica stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkloadStatus {
@@ -276,4 +285,20 @@ pub struct CommandOutput {
     /// Set on the last piece: 0 for success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_stays_within_its_bounds() {
+        for (written, total, expected) in
+            [(0, 0, 0), (5, 0, 0), (1, 200, 0), (199, 200, 99), (201, 200, 100), (u64::MAX, u64::MAX, 100)]
+        {
+            let method = OsMethod::Chunks;
+            let progress = OsProgress { method, written, total, fetched: 0, to_fetch: 0, full: 0, rate: 0 };
+            assert_eq!(progress.percent(), expected, "{written} of {total}");
+        }
+    }
 }
