@@ -136,10 +136,7 @@ impl SystemdBoot {
     ) -> Result<(), BootError> {
         let unsound = |why| BootError::Unsound { version: version.clone(), why };
         let failed = |source| BootError::Read { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => unsound("it is not there"),
-            _ => failed(error),
-        })?;
+        let mut file = File::open(path).map_err(failed)?;
         if file.metadata().map_err(failed)?.len() != payload.size || payload.size > MAX_IMAGE {
             return Err(unsound("its size"));
         }
@@ -208,6 +205,9 @@ impl BootControl for SystemdBoot {
         root_hash: &str,
     ) -> Result<(), BootError> {
         let staged = self.folder.join(staged_name(version));
+        if !staged.is_file() {
+            return Err(BootError::Unsound { version: version.clone(), why: "it is not there" });
+        }
         self.sync_file(&staged)?;
         self.sync()?;
         self.verify(&staged, version, payload, root_hash)?;

@@ -95,13 +95,13 @@ pub(super) fn arch() -> &'static str {
 
 /// Device numbers and file system type of what is mounted at a place; the last one hides those before.
 fn mount<'a>(mounts: &'a str, place: &str) -> Option<(&'a str, &'a str)> {
-    let found = mounts.lines().filter_map(|line| {
+    let mut found = mounts.lines().filter_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let mut fields = before.split(' ').skip(2);
         let numbers = fields.next()?;
         (fields.nth(1)? == place).then_some((numbers, after.split(' ').next()?))
     });
-    found.last()
+    found.next_back()
 }
 
 /// What a mapped device lies on, as folders of sysfs.

@@ -29,6 +29,13 @@ fn the_golden_bytes_are_what_the_initrd_writes() {
 }
 
 #[test]
+fn a_second_golden_of_the_initrds_own_tests() {
+    let root_hash = "0123456789abcdef".repeat(4);
+    let record = BootRecord { root_hash, starts: 3, corrupt: true, bad_block: Some(0x102) };
+    assert_eq!(record.to_block().unwrap()[60..64], [0xa3, 0xf5, 0x3d, 0x72]);
+}
+
+#[test]
 fn a_record_that_says_nothing_has_no_bad_block() {
     let block = BootRecord::new(HASH).to_block().unwrap();
     assert_eq!(block[40..48], [0; 8]);

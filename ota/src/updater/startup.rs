@@ -76,7 +76,7 @@ impl Updater {
         let version = attempt.version.clone();
         let (events, startup): (&[Event], Startup) = match find(&attempt, &seen) {
             Finding::Unchanged => (&[], Startup::Normal),
-            Finding::EntryIn => (&[Event::EntryIn], Startup::Normal),
+            Finding::Found => (&[Event::Found], Startup::Normal),
             Finding::Started => (&[Event::Started], Startup::Trying { version }),
             Finding::Kept => (&[Event::Started, Event::Confirmed], Startup::Normal),
             Finding::NotStarted => {

@@ -91,6 +91,8 @@ pub(super) enum Event {
     Refused,
     /// Its boot entry is in.
     EntryIn,
+    /// Its boot entry is seen to be in, whatever was recorded: an entry stands only while its slot is whole.
+    Found,
     /// The machine started into it.
     Started,
     /// The machine started, and the loader will still try it.
@@ -126,14 +128,16 @@ pub(super) fn next(state: OsState, event: Event) -> Result<OsState, IllegalStep>
         (S::Armed | S::Trying, E::Refused) => Err(IllegalStep { state, event }),
         (_, E::Refused) => Ok(S::Refused),
         (S::Written, E::EntryIn) => Ok(S::Armed),
-        // A rolled back one runs where the power was cut between verdict and mark: it has the tries it still has.
-        // A good one is tried again where an operator has made it the next.
-        (S::Written | S::Armed | S::Trying | S::RolledBack | S::Good, E::Started) => Ok(S::Trying),
+        (S::Fetching | S::Written | S::Failed, E::Found) => Ok(S::Armed),
+        // Whatever was recorded: what runs on an entry with a counter is being tried. A failed one runs where only the
+        // record of its entry failed; a rolled back one where the power was cut between verdict and mark; a good one
+        // where an operator has made it the next.
+        (_, E::Started) => Ok(S::Trying),
         (S::Armed | S::Trying, E::NotStarted) => Ok(S::Armed),
         (S::Trying, E::Confirmed) => Ok(S::Good),
         (S::Trying, E::Rejected) => Ok(S::RolledBack),
         (S::Armed | S::Trying | S::Good, E::FellBack) => Ok(S::RolledBack),
-        (_, E::Transferred | E::Broke | E::EntryIn | E::Started | E::NotStarted) => {
+        (_, E::Transferred | E::Broke | E::EntryIn | E::Found | E::NotStarted) => {
             Err(IllegalStep { state, event })
         }
         (_, E::Confirmed | E::Rejected | E::FellBack) => Err(IllegalStep { state, event }),
@@ -164,7 +168,7 @@ pub(super) enum Finding {
     /// Nothing new.
     Unchanged,
     /// The entry came in, only the record of that was lost.
-    EntryIn,
+    Found,
     /// It runs and must show that it is well.
     Started,
     /// It runs and its entry is blessed, only the record of that was lost.
@@ -185,12 +189,13 @@ pub(super) fn find(attempt: &Attempt, seen: &Seen<'_>) -> Finding {
         return match (attempt.state, seen.own) {
             (S::Written | S::Armed | S::Trying | S::RolledBack, Some(None)) => Finding::Kept,
             (S::Written | S::Armed | S::Trying | S::RolledBack, _) => Finding::Started,
+            (S::Idle | S::Fetching | S::Refused | S::Failed, Some(Some(_))) => Finding::Started,
             (S::Good, Some(Some((left, _)))) if left > 0 => Finding::Started,
             (S::Good | S::Idle | S::Fetching | S::Refused | S::Failed, _) => Finding::Unchanged,
         };
     }
     match attempt.state {
-        S::Written if tries_left(seen.target) => Finding::EntryIn,
+        S::Fetching | S::Written | S::Failed if tries_left(seen.target) => Finding::Found,
         S::Armed | S::Trying => fell_back(attempt, seen),
         S::Good => Finding::FellOver(
             seen.corrupt.map_or_else(|| "the boot loader no longer starts it".to_owned(), str::to_owned),

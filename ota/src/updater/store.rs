@@ -106,7 +106,9 @@ impl Store {
 
     /// Writes it so that a power cut leaves the old or the new one.
     pub(super) fn write(&self, saved: &Saved) -> io::Result<()> {
-        fail_point!("ota::state-write", |_| Err(io::Error::other("a fault point")));
+        fail_point!("ota::state-write", |code: Option<String>| Err(io::Error::from_raw_os_error(
+            code.and_then(|code| code.parse().ok()).unwrap_or(nix::libc::EIO)
+        )));
         let bytes = serde_json::to_vec_pretty(&Saved { schema: SCHEMA, ..saved.clone() })?;
         write_durably(&self.path(), &bytes)?;
         fail_point!("ota::state-written", |_| Err(io::Error::other("a fault point")));

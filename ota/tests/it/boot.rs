@@ -1,0 +1,189 @@
+//! Boot control over a folder: foreign files, twins, and the counters of systemd-boot.
+
+use std::{fs, fs::File, io::Write, path::PathBuf};
+
+use cairn_model::{Digest, release::Payload};
+use cairn_ota::{BootControl, BootError, OsVersion, SystemdBoot};
+
+use crate::bed::kernel_image;
+
+struct Esp {
+    _temporary: tempfile::TempDir,
+    folder: PathBuf,
+    boot: SystemdBoot,
+}
+
+fn version(text: &str) -> OsVersion {
+    text.parse().unwrap()
+}
+
+fn hash(digit: char) -> String {
+    digit.to_string().repeat(64)
+}
+
+fn image(digit: char) -> Vec<u8> {
+    kernel_image(&format!("roothash={}", hash(digit)), digit as u64)
+}
+
+fn payload(bytes: &[u8]) -> Payload {
+    Payload { digest: Digest::of(bytes), size: bytes.len() as u64 }
+}
+
+/// An ESP with these entries, each booting a root of its version's digit; version 1 runs.
+fn esp(names: &[&str]) -> Esp {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("EFI/Linux");
+    fs::create_dir_all(&folder).unwrap();
+    for name in names {
+        let digit = name.chars().find(char::is_ascii_digit).unwrap_or('0');
+        fs::write(folder.join(name), image(digit)).unwrap();
+    }
+    let boot = SystemdBoot::new(temporary.path(), &version("1"));
+    Esp { _temporary: temporary, folder, boot }
+}
+
+impl Esp {
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(&self.folder)
+            .unwrap()
+            .map(|found| found.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn stage(&self, text: &str, bytes: &[u8]) {
+        let mut file = self.boot.staged(&version(text)).unwrap();
+        file.set_len(0).unwrap();
+        file.write_all(bytes).unwrap();
+    }
+}
+
+#[test]
+fn foreign_files_are_left_alone() {
+    let foreign = ["other.efi", "cairn_x.efi", "cairn_1+3.efi.bak", ".cairn_9.tmp.efi", "cairn_2.EFI"];
+    let esp = esp(&[&["cairn_1.efi"], &foreign[..]].concat());
+    fs::create_dir(esp.folder.join("cairn_3.efi")).unwrap();
+    let entries = esp.boot.entries().unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].root_hash, Some(hash('1')));
+    esp.boot.sweep(None).unwrap();
+    assert_eq!(esp.names().len(), 7);
+}
+
+#[test]
+fn entries_come_newest_first() {
+    let esp = esp(&["cairn_1.9.efi", "cairn_1.10+3-0.efi", "cairn_1.2~rc1+0-3.efi"]);
+    let versions: Vec<String> =
+        esp.boot.entries().unwrap().iter().map(|entry| entry.boot.to_string()).collect();
+    assert_eq!(versions, ["cairn_1.10+3-0.efi", "cairn_1.9.efi", "cairn_1.2~rc1+0-3.efi"]);
+}
+
+#[test]
+fn an_esp_that_is_not_there_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let boot = SystemdBoot::new(folder.path(), &version("1"));
+    assert!(matches!(boot.entries(), Err(BootError::Read { .. })));
+    assert!(matches!(boot.staged(&version("2")), Err(BootError::Write { .. })));
+}
+
+#[test]
+fn blessing_and_condemning_are_renames() {
+    let cases: [(&str, &str, &str); 5] = [
+        ("cairn_2+2-1.efi", "cairn_2.efi", "cairn_2+0-1.efi"),
+        ("cairn_2+0-3.efi", "cairn_2.efi", "cairn_2+0-3.efi"),
+        ("cairn_2+3.efi", "cairn_2.efi", "cairn_2+0-1.efi"),
+        ("cairn_2+1-2.efi", "cairn_2.efi", "cairn_2+0-2.efi"),
+        ("cairn_2.efi", "cairn_2.efi", "cairn_2+0-1.efi"),
+    ];
+    for (before, blessed, condemned) in cases {
+        let esp = esp(&[before]);
+        esp.boot.bless(&version("2")).unwrap();
+        assert_eq!(esp.names(), [blessed]);
+        let esp = self::esp(&[before]);
+        esp.boot.mark_bad(&version("2")).unwrap();
+        assert_eq!(esp.names(), [condemned]);
+        esp.boot.mark_bad(&version("2")).unwrap();
+        assert_eq!(esp.names(), [condemned], "twice");
+    }
+    let esp = esp(&["cairn_1.efi"]);
+    assert!(matches!(esp.boot.bless(&version("2")), Err(BootError::Missing { .. })));
+    assert!(matches!(esp.boot.mark_bad(&version("2")), Err(BootError::Missing { .. })));
+    assert!(matches!(esp.boot.make_next(&version("2")), Err(BootError::Missing { .. })));
+    esp.boot.remove(&version("2")).unwrap();
+}
+
+#[test]
+fn twins_become_one_and_its_content_is_whole() {
+    for (twins, how, left) in [
+        (["cairn_2.efi", "cairn_2+2-1.efi"], "bless", "cairn_2.efi"),
+        (["cairn_2.efi", "cairn_2+0-1.efi"], "bad", "cairn_2+0-1.efi"),
+        (["cairn_2+3-0.efi", "cairn_2+2-1.efi"], "bad", "cairn_2+0-1.efi"),
+        (["cairn_1.efi", "cairn_1+0-3.efi"], "bless", "cairn_1.efi"),
+    ] {
+        let esp = esp(&twins);
+        let version = version(&twins[0][6..7]);
+        assert_eq!(esp.boot.entries().unwrap()[0].twins.len(), 1);
+        if how == "bless" { esp.boot.bless(&version) } else { esp.boot.mark_bad(&version) }.unwrap();
+        assert_eq!(esp.names(), [left], "{twins:?}");
+        let digit = twins[0].chars().nth(6).unwrap();
+        assert_eq!(fs::read(esp.folder.join(left)).unwrap(), image(digit));
+    }
+    let esp = esp(&["cairn_2.efi", "cairn_2+2-1.efi", "cairn_1.efi"]);
+    esp.boot.remove(&version("2")).unwrap();
+    assert_eq!(esp.names(), ["cairn_1.efi"]);
+}
+
+#[test]
+fn an_older_version_is_made_next_by_setting_the_newer_aside() {
+    let esp = esp(&["cairn_1.efi", "cairn_2.efi", "cairn_3+0-3.efi"]);
+    esp.boot.make_next(&version("1")).unwrap();
+    assert_eq!(esp.names(), ["cairn_1.efi", "cairn_2+0-1.efi", "cairn_3+0-3.efi"]);
+    esp.boot.make_next(&version("2")).unwrap();
+    assert_eq!(esp.names(), ["cairn_1.efi", "cairn_2+3-0.efi", "cairn_3+0-3.efi"], "all its tries are back");
+}
+
+#[test]
+fn a_new_entry_appears_whole_or_not_at_all() {
+    let esp = esp(&["cairn_1.efi"]);
+    let good = image('2');
+    let unsound = |bytes: &[u8], meant: &Payload, root: char| {
+        esp.stage("2", bytes);
+        let result = esp.boot.install_as_last_act(&version("2"), meant, &hash(root));
+        assert!(matches!(result, Err(BootError::Unsound { .. })), "{result:?}");
+        assert_eq!(esp.boot.entries().unwrap().len(), 1);
+    };
+    unsound(&good[..good.len() - 1], &payload(&good), '2');
+    unsound(&[&good[..], b"x"].concat(), &payload(&good), '2');
+    unsound(&image('3'), &payload(&good), '2');
+    unsound(&good, &payload(&good), '3');
+    let no_root = kernel_image("quiet", 1);
+    unsound(&no_root, &payload(&no_root), '2');
+    esp.stage("2", &good);
+    esp.boot.install_as_last_act(&version("2"), &payload(&good), &hash('2')).unwrap();
+    assert_eq!(esp.names(), ["cairn_1.efi", "cairn_2+3-0.efi"]);
+    let again = esp.boot.install_as_last_act(&version("2"), &payload(&good), &hash('2'));
+    assert!(matches!(again, Err(BootError::Unsound { .. })), "nothing is staged");
+}
+
+#[test]
+fn what_staging_left_is_swept_but_for_what_goes_on() {
+    let esp = esp(&["cairn_1.efi"]);
+    esp.stage("2", b"half");
+    esp.stage("3", b"half");
+    esp.boot.sweep(Some(&version("3"))).unwrap();
+    assert_eq!(esp.names(), [".cairn_3.tmp", "cairn_1.efi"]);
+    let mut kept = String::new();
+    std::io::Read::read_to_string(&mut esp.boot.staged(&version("3")).unwrap(), &mut kept).unwrap();
+    assert_eq!(kept, "half", "an interrupted transfer goes on");
+    esp.boot.sweep(None).unwrap();
+    assert_eq!(esp.names(), ["cairn_1.efi"]);
+}
+
+#[test]
+fn a_kernel_image_that_is_none_has_no_root() {
+    let esp = esp(&[]);
+    File::create(esp.folder.join("cairn_2+3-0.efi")).unwrap();
+    fs::write(esp.folder.join("cairn_3.efi"), b"MZ").unwrap();
+    assert!(esp.boot.entries().unwrap().iter().all(|entry| entry.root_hash.is_none()));
+}
