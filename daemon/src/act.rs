@@ -5,6 +5,7 @@ pub mod jobs;
 pub mod network;
 pub mod processes;
 pub mod supervisor;
+pub mod trash;
 pub mod units;
 pub mod volumes;
 pub mod workload;

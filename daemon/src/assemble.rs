@@ -3,13 +3,14 @@
 //!
 //! Used twice: by `pull`, which fetches what is missing, and at start on the documents in the ledger, without network.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use cairn_model::{
-    DesiredState, Digest,
+    DesiredState, Digest, Release,
     compose::{App, Platform, Problems},
+    desired::DesiredOs,
     id::{AppName, ServiceName},
-    oci,
+    oci, release,
     resolve::{ImageConfig, ImageConfigError, ResolveError, ResolvedReplica, resolve},
 };
 use serde::Deserialize;
@@ -79,6 +80,14 @@ pub enum AssembleError {
         /// This node's architecture.
         arch: &'static str,
     },
+    /// The OS release cannot be used.
+    #[error("{digest} is no OS release: {cause}; make it again with `cairn-image release` and push it")]
+    Release {
+        /// Its manifest.
+        digest: Digest,
+        /// What is wrong.
+        cause: String,
+    },
     /// Desired state and app do not fit together.
     #[error("app {app} cannot run as desired")]
     Resolve {
@@ -140,6 +149,17 @@ pub struct Layer {
     pub diff_id: Digest,
 }
 
+/// The OS to run: what is asked for, and what the signed release says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedOs {
+    /// Digest of the release's manifest.
+    pub digest: Digest,
+    /// What the desired state says.
+    pub wanted: DesiredOs,
+    /// The release document.
+    pub release: Release,
+}
+
 /// A whole generation, ready to be planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assembled {
@@ -149,6 +169,8 @@ pub struct Assembled {
     pub replicas: BTreeMap<String, ResolvedReplica>,
     /// What each image that a replica names consists of.
     pub images: BTreeMap<Digest, Content>,
+    /// The OS to run; what it consists of is fetched when it is written, not before.
+    pub os: Option<Arc<WantedOs>>,
 }
 
 /// Either the whole, or what is missing for it.
@@ -239,8 +261,12 @@ pub fn assemble(
             replicas.extend(resolved.into_iter().map(|r| (r.id.unit_name(), r)));
         }
     }
+    let os = match &desired.os {
+        Some(wanted) => walk.release(wanted)?.map(Arc::new),
+        None => None,
+    };
     if walk.missing.is_empty() {
-        Ok(Assembly::Whole(Box::new(Assembled { desired: desired.clone(), replicas, images })))
+        Ok(Assembly::Whole(Box::new(Assembled { desired: desired.clone(), replicas, images, os })))
     } else {
         walk.missing.sort_by(|a, b| a.digest.cmp(&b.digest));
         walk.missing.dedup_by(|a, b| a.digest == b.digest);
@@ -259,6 +285,37 @@ impl Walk<'_> {
         let app = App::from_canonical_json(config)
             .map_err(|source| AssembleError::Compose { app: name.clone(), source })?;
         Ok(Some(app))
+    }
+
+    fn release(&mut self, wanted: &DesiredOs) -> Result<Option<WantedOs>, AssembleError> {
+        let digest = &wanted.release;
+        let refuse = |cause: String| AssembleError::Release {
+            digest: digest.clone(),
+            cause: cause.chars().take(300).collect(),
+        };
+        let Some(manifest) = self.manifest::<Manifest>(digest, "release manifest")? else { return Ok(None) };
+        let kind = manifest.artifact_type.as_deref().unwrap_or_default();
+        if kind != oci::ARTIFACT_TYPE_RELEASE || manifest.config.media_type != oci::MEDIA_TYPE_RELEASE_CONFIG
+        {
+            let config = &manifest.config.media_type;
+            return Err(refuse(format!("its artifact type is {kind:?}, its config's {config:?}")));
+        }
+        if manifest.config.size > release::MAX_BYTES as u64 {
+            let (size, most) = (manifest.config.size, release::MAX_BYTES);
+            return Err(refuse(format!("its document has {size} bytes, more than {most}")));
+        }
+        let Some(bytes) = self.config(digest, &manifest.config)? else { return Ok(None) };
+        let release = Release::parse(bytes).map_err(|e| refuse(crate::pull::chain(&e)))?;
+        // The blobs are fetched by what the document says; the manifest is what registries keep them for.
+        let patches = release.patches.iter().map(|patch| &patch.blob);
+        let named = [&release.chunks.index, &release.chunks.pack].into_iter().chain(patches);
+        for payload in named {
+            let listed = |l: &&Descriptor| l.digest == payload.digest && l.size == payload.size;
+            if manifest.layers.iter().find(listed).is_none() {
+                return Err(refuse(format!("its manifest has no layer {} as it names", payload.digest)));
+            }
+        }
+        Ok(Some(WantedOs { digest: digest.clone(), wanted: wanted.clone(), release }))
     }
 
     fn image(

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     assemble::Assembled,
     ledger::{Ledger, LedgerError},
+    os::Os,
     pull::chain,
     report::Reporter,
 };
@@ -52,6 +53,7 @@ pub async fn judge(ledger: &Ledger, command: &Command, now: Timestamp) -> Result
 /// Runs until `stop` is cancelled: looks at the commands of every new generation.
 pub async fn run(
     journalctl: PathBuf,
+    os: Os,
     ledger: Ledger,
     mut desired: watch::Receiver<Option<Arc<Assembled>>>,
     reporter: Reporter,
@@ -65,7 +67,7 @@ pub async fn run(
                     tracing::info!(id = command.id, "carrying out a command");
                     // Cut off by the end of the daemon, it is not tried again.
                     tokio::select! {
-                        () = carry_out(&journalctl, command, &reporter) => {}
+                        () = carry_out(&journalctl, &os, command, &reporter) => {}
                         () = stop.cancelled() => return,
                     }
                 }
@@ -82,12 +84,16 @@ pub async fn run(
     }
 }
 
-async fn carry_out(journalctl: &std::path::Path, command: &Command, reporter: &Reporter) {
+async fn carry_out(journalctl: &std::path::Path, os: &Os, command: &Command, reporter: &Reporter) {
     let CommandKind::Logs { app, service, lines } = &command.kind else {
-        let text = "this node does not update its OS; boot it from an image of Cairn".to_owned();
-        return reporter
-            .output(CommandOutput { command: command.id.clone(), chunk: 0, text, exit_code: Some(1) })
-            .await;
+        let (text, code) = match os.apply().await {
+            Ok(()) => ("restarts into the OS that stands written".to_owned(), 0),
+            Err(refusal) => (refusal, 1),
+        };
+        for piece in pieces(&command.id, &text, code) {
+            reporter.output(piece).await;
+        }
+        return;
     };
     let mut child = process::Command::new(journalctl);
     child.args(logs_args(app, service.as_ref(), *lines));

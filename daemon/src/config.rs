@@ -25,6 +25,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("runtime", &["supervisor", "oci", "wasm", "journalctl", "prepare_memory_mib"]),
     ("network", &["range"]),
     ("volumes", &["bind_prefixes"]),
+    ("os", &["health_command"]),
     ("log", &["level"]),
 ];
 
@@ -83,6 +84,8 @@ pub enum ConfigError {
 /// Everything that the daemon is told from outside, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// Below which folder the configuration was read: `/` on a node.
+    pub root: PathBuf,
     /// What must outlive a reboot: keys, ledger, blobs, layers, volumes.
     pub state_dir: PathBuf,
     /// What must not: the socket and what the runtimes are told.
@@ -99,6 +102,8 @@ pub struct Settings {
     pub network_base: Ipv4Addr,
     /// Folders of the node that an app may bind-mount from.
     pub bind_prefixes: Vec<PathBuf>,
+    /// Command that must end with 0 before a new OS is kept, as an argument list; none where empty.
+    pub os_health_command: Vec<String>,
     /// What to log: a level, or `target=level` pairs with commas between.
     pub log: String,
 }
@@ -161,6 +166,8 @@ struct Raw {
     #[serde(default)]
     volumes: RawVolumes,
     #[serde(default)]
+    os: RawOs,
+    #[serde(default)]
     log: RawLog,
 }
 
@@ -200,6 +207,12 @@ struct RawVolumes {
 }
 
 #[derive(Debug, Default, Deserialize)]
+struct RawOs {
+    #[serde(default)]
+    health_command: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
 struct RawLog {
     level: Option<String>,
 }
@@ -217,7 +230,7 @@ impl Settings {
             merge(&mut merged, table);
         }
         let raw = Raw::deserialize(toml::Value::Table(merged)).map_err(|e| ConfigError::Type(Box::new(e)))?;
-        validate(raw, credentials)
+        validate(root, raw, credentials)
     }
 }
 
@@ -306,7 +319,7 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-fn validate(raw: Raw, credentials: Option<&Path>) -> Result<Settings, ConfigError> {
+fn validate(root: &Path, raw: Raw, credentials: Option<&Path>) -> Result<Settings, ConfigError> {
     let or = |path: Option<PathBuf>, default: &str| path.unwrap_or_else(|| default.into());
     let state_dir = absolute("node.state_dir", or(raw.node.state_dir, "/var/lib/cairn"))?;
     let run_dir = absolute("node.run_dir", or(raw.node.run_dir, "/run/cairn"))?;
@@ -321,6 +334,8 @@ fn validate(raw: Raw, credentials: Option<&Path>) -> Result<Settings, ConfigErro
         bind_prefixes.push(absolute("volumes.bind_prefixes", prefix)?);
     }
     Ok(Settings {
+        root: root.to_owned(),
+        os_health_command: health_command(raw.os.health_command)?,
         state_dir,
         run_dir,
         labels: raw.node.labels,
@@ -331,6 +346,22 @@ fn validate(raw: Raw, credentials: Option<&Path>) -> Result<Settings, ConfigErro
         bind_prefixes,
         log: raw.log.level.unwrap_or_else(|| "info".to_owned()),
     })
+}
+
+/// The program by its whole path, so that nobody wonders which one is meant; the rest is its own.
+fn health_command(argv: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let refuse = |cause: &str| ConfigError::Value {
+        key: "os.health_command",
+        cause: cause.to_owned(),
+        cure: "write a list such as ['/usr/bin/my-check', '--quick']",
+    };
+    if argv.first().is_some_and(|program| !program.starts_with('/')) {
+        return Err(refuse("its program is not an absolute path"));
+    }
+    if argv.iter().any(|argument| argument.contains('\0')) {
+        return Err(refuse("an argument holds a NUL"));
+    }
+    Ok(argv)
 }
 
 fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {

@@ -15,18 +15,19 @@ use crate::{
         images,
         jobs::{JobRunner, ProcessJobs},
         processes::Processes,
-        supervisor::Supervisor,
+        supervisor::{RestartMachine, Supervisor},
+        trash::Trash,
         units::Units,
         volumes::ensure_private,
         workload::Places,
     },
     assemble::Assembled,
     blobs::Blobs,
-    commands,
+    bus, commands,
     config::{Settings, SupervisorKind},
     identity,
     ledger::Ledger,
-    link, local, notify,
+    link, local, notify, os,
     pull::{self, PullError},
     reconcile,
     report::{self, Reporter},
@@ -67,6 +68,7 @@ pub async fn run(settings: Settings) -> Result<()> {
 struct Supervision {
     supervisor: Box<dyn Supervisor>,
     precompile: Arc<dyn JobRunner>,
+    restart: Arc<dyn RestartMachine>,
 }
 
 async fn supervision(settings: &Settings, stop: &CancellationToken) -> Result<Supervision> {
@@ -75,12 +77,13 @@ async fn supervision(settings: &Settings, stop: &CancellationToken) -> Result<Su
             let units = Units::connect(stop.clone())
                 .await
                 .context("failed to reach systemd over the system bus; is dbus running?")?;
-            let precompile = Arc::new(units.jobs());
-            Ok(Supervision { supervisor: Box::new(units), precompile })
+            let jobs = Arc::new(units.jobs());
+            Ok(Supervision { supervisor: Box::new(units), precompile: jobs.clone(), restart: jobs })
         }
         SupervisorKind::Processes => {
             tracing::warn!("workloads are child processes, without limits: for development only");
-            Ok(Supervision { supervisor: Box::new(Processes::default()), precompile: Arc::new(ProcessJobs) })
+            let supervisor = Box::new(Processes::default());
+            Ok(Supervision { supervisor, precompile: Arc::new(ProcessJobs), restart: Arc::new(ProcessJobs) })
         }
     }
 }
@@ -100,7 +103,7 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
     tracing::info!(%node, fingerprint, generation, version = env!("CARGO_PKG_VERSION"), "cairnd starts");
 
     let listener = local::bind(&settings.run_dir).context("failed to bind the local socket")?;
-    let Supervision { supervisor, precompile } = supervision(settings, stop).await?;
+    let Supervision { supervisor, precompile, restart } = supervision(settings, stop).await?;
     let blobs = Blobs::new(&settings.state_dir);
     let (reporter, records) = Reporter::channel();
     let mut tasks = JoinSet::new();
@@ -134,6 +137,7 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
             run_dir: settings.run_dir.clone(),
             runtimes: settings.runtimes.clone(),
             network_base: settings.network_base,
+            trash: Trash::start(&settings.state_dir).context("failed to make the trash")?,
         },
         desired: link.desired.clone(),
         images,
@@ -143,7 +147,23 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
     let (work, reconcile_task) = reconcile::build(reconcile_config, stop.clone()).await;
     tasks.spawn(named("reconcile", reconcile_task));
 
-    let (node_status, status_task) = status::build(link.status.clone(), work.status.clone());
+    let os_config = os::Config {
+        root: settings.root.clone(),
+        state_dir: settings.state_dir.join("os"),
+        run_dir: settings.run_dir.clone(),
+        health_command: settings.os_health_command.clone(),
+        has_hub: settings.hub.is_some() || ledger.enrolment().await?.is_some(),
+        desired: link.desired.clone(),
+        work: work.status.clone(),
+        link: link.status.clone(),
+        hub: link.hub.clone(),
+        restart,
+        reporter: reporter.clone(),
+    };
+    let (os, os_task) = os::build(os_config);
+
+    let (node_status, status_task) =
+        status::build(link.status.clone(), work.status.clone(), os.reported.clone(), os.problem.clone());
     tasks.spawn(named("status", until(status_task, stop.clone())));
 
     let (report_seconds, seconds_task) = report_interval(link.desired.clone());
@@ -161,11 +181,22 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
     tasks.spawn(named("report", report_task));
 
     let journalctl = settings.runtimes.journalctl.clone();
-    let commands_task = commands::run(journalctl, ledger, link.desired, reporter, stop.clone());
+    let commands_task = commands::run(journalctl, os.clone(), ledger, link.desired, reporter, stop.clone());
     tasks.spawn(named("commands", commands_task));
 
     let identity = Arc::new(Identity { node, fingerprint });
-    let views = local::Views { identity, link: link.status.clone(), work: work.status.clone(), unsent };
+    let views = local::Views { identity, link: link.status.clone(), work: work.status.clone(), unsent, os };
+    let (port, asked) = bus::Port::new(
+        views.os.status.clone(),
+        Arc::new({
+            let views = views.clone();
+            move || views.status()
+        }),
+    );
+    tasks.spawn(named("os", os_task.run(asked, stop.clone())));
+    if settings.supervisor == SupervisorKind::Systemd {
+        tasks.spawn(named("bus", bus::serve(bus::Address::System, port, stop.clone())));
+    }
     tasks.spawn(named("local", local::serve(listener, views, stop.clone())));
     tasks.spawn(named("notify", notify::run(work.alive, link.status, work.status, stop.clone())));
     Ok(tasks)

@@ -1,9 +1,15 @@
 //! `cairnd`: parses the command line, loads the configuration, runs the daemon, returns its exit code.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
-use cairnd::config::Settings;
+use cairnd::{
+    config::Settings,
+    os::confirm::{self, Boot},
+};
 use clap::{Parser, Subcommand};
 
 /// The node daemon of Cairn.
@@ -23,6 +29,21 @@ enum Command {
     Run,
     /// Say whether the configuration is valid, and what it comes to.
     CheckConfig,
+    /// Show on the console how the node stands, line by line.
+    Console {
+        /// The agent's socket.
+        #[arg(long, default_value = "/run/cairn/cairnd.sock")]
+        socket: PathBuf,
+    },
+    /// The OS of this node.
+    #[command(subcommand)]
+    Os(OsCommand),
+}
+
+#[derive(Subcommand)]
+enum OsCommand {
+    /// Wait until the OS that runs is kept; fail where it is given up (for boot-complete.target).
+    Confirm,
 }
 
 fn main() -> ExitCode {
@@ -37,15 +58,24 @@ fn main() -> ExitCode {
 }
 
 fn execute(cli: Cli) -> Result<()> {
+    let command = cli.command.unwrap_or(Command::Run);
+    if let Command::Console { socket } = &command {
+        // A program without the daemon's rights and credentials: it cannot read the daemon's configuration.
+        return cairnd::console::run(socket, &mut std::io::stdout());
+    }
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    let settings =
-        Settings::load(&cli.root, credentials.as_deref()).context("the configuration is refused")?;
-    match cli.command.unwrap_or(Command::Run) {
+    let loaded = Settings::load(&cli.root, credentials.as_deref()).context("the configuration is refused");
+    if let Command::Os(OsCommand::Confirm) = command {
+        // A configuration that the tried OS refuses is a reason to go back, and none on an ordinary boot.
+        return confirm(&cli.root, loaded);
+    }
+    let settings = loaded?;
+    match command {
         Command::CheckConfig => {
             println!("{settings:#?}");
             Ok(())
         }
-        Command::Run => {
+        Command::Run | Command::Console { .. } | Command::Os(OsCommand::Confirm) => {
             cairnd::logging::start(&settings.log);
             // One thread is enough for a daemon that waits; files and SQLite have threads of their own.
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -56,4 +86,15 @@ fn execute(cli: Cli) -> Result<()> {
             runtime.block_on(cairnd::run(settings))
         }
     }
+}
+
+fn confirm(root: &Path, loaded: Result<Settings>) -> Result<()> {
+    // What fails here restarts the machine: on an ordinary boot nothing may, a defect of this very look included.
+    let boot = std::panic::catch_unwind(|| confirm::this_boot(root));
+    if let Boot::Ordinary(why) = boot.unwrap_or(Boot::Ordinary("the look at it failed")) {
+        println!("nothing is being tried: {why}");
+        return Ok(());
+    }
+    let socket = loaded?.run_dir.join("cairnd.sock");
+    confirm::wait_for_verdict(&socket).map_err(|reason| anyhow::anyhow!("the OS is given up: {reason}"))
 }

@@ -253,7 +253,8 @@ impl Task {
         for unit in known.into_iter().filter(|unit| gone(unit)) {
             self.clean_slate(&unit).await;
             self.remembered.remove(&unit);
-            if let Err(e) = volumes::remove_writable(&self.config.places.state_dir, &unit) {
+            let Places { state_dir, trash, .. } = &self.config.places;
+            if let Err(e) = volumes::remove_writable(state_dir, trash, &unit) {
                 tracing::warn!(unit, "its writable layer is left behind: {e}");
             }
             self.config.places.remove_unit_dir(&unit);

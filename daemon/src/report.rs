@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use tokio::{
     sync::{
         mpsc::{self, error::SendTimeoutError},
-        watch,
+        oneshot, watch,
     },
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -43,15 +43,23 @@ const MAX_PENDING: usize = 256;
 /// How long the last reports may take when the daemon ends.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// A record on its way to the outbox.
+#[derive(Debug)]
+pub struct Told {
+    record: Record,
+    /// Who waits until it is on the disk.
+    stored: Option<oneshot::Sender<()>>,
+}
+
 /// Where the other tasks put what the hub should know.
 #[derive(Debug, Clone)]
 pub struct Reporter {
-    records: mpsc::Sender<Record>,
+    records: mpsc::Sender<Told>,
 }
 
 impl Reporter {
     /// A reporter and the end that [`Config`] takes.
-    pub fn channel() -> (Self, mpsc::Receiver<Record>) {
+    pub fn channel() -> (Self, mpsc::Receiver<Told>) {
         let (records, receiver) = mpsc::channel(CHANNEL);
         (Self { records }, receiver)
     }
@@ -62,16 +70,30 @@ impl Reporter {
         self.record(Record::Event(Event { time_ms, severity, reason: reason.to_owned(), message })).await;
     }
 
+    /// Something happened, and it must be in the outbox before the caller goes on: it is about to restart the node.
+    /// False where that did not come about within some seconds.
+    pub async fn event_stored(&self, severity: Severity, reason: &str, message: String) -> bool {
+        let time_ms = Timestamp::now().as_millisecond();
+        let record = Record::Event(Event { time_ms, severity, reason: reason.to_owned(), message });
+        let (stored, on_disk) = oneshot::channel();
+        self.tell(Told { record, stored: Some(stored) }).await;
+        matches!(timeout(PATIENCE, on_disk).await, Ok(Ok(())))
+    }
+
     /// A piece of a command's output.
     pub async fn output(&self, output: CommandOutput) {
         self.record(Record::CommandOutput(output)).await;
     }
 
     async fn record(&self, record: Record) {
+        self.tell(Told { record, stored: None }).await;
+    }
+
+    async fn tell(&self, told: Told) {
         // Closed only while the daemon ends: what happens then shows in the next status. Who tells is the task that
         // starts workloads, which must not hang on the one that reports.
-        if let Err(SendTimeoutError::Timeout(record)) = self.records.send_timeout(record, PATIENCE).await {
-            tracing::error!(?record, "a record is lost: the reports' task has taken none for a while");
+        if let Err(SendTimeoutError::Timeout(told)) = self.records.send_timeout(told, PATIENCE).await {
+            tracing::error!(record = ?told.record, "a record is lost: the reports' task has taken none for a while");
         }
     }
 }
@@ -86,7 +108,7 @@ pub struct Config {
     /// Told once a start of the daemon.
     pub facts: Facts,
     /// The other end of [`Reporter::channel`].
-    pub records: mpsc::Receiver<Record>,
+    pub records: mpsc::Receiver<Told>,
     /// The node's state as it changes.
     pub status: watch::Receiver<NodeStatus>,
     /// Seconds between two status records when nothing changes.
@@ -127,8 +149,8 @@ impl Task {
             let waits = *self.unsent.borrow() > 0 && self.config.hub.borrow().is_some();
             // Every arm is cancel-safe: channels keep what was not received, timers have no state to lose.
             tokio::select! {
-                Some(record) = self.config.records.recv() => {
-                    self.store(record, RecordClass::Event).await;
+                Some(told) = self.config.records.recv() => {
+                    self.take(told).await;
                     continue;
                 }
                 Ok(()) = self.config.status.changed() => {
@@ -171,8 +193,8 @@ impl Task {
     /// What is on its way when the daemon ends is stored, and sent if the hub answers at once.
     async fn drain(&mut self) {
         self.config.records.close();
-        while let Some(record) = self.config.records.recv().await {
-            self.store(record, RecordClass::Event).await;
+        while let Some(told) = self.config.records.recv().await {
+            self.take(told).await;
         }
         let all = async {
             while *self.unsent.borrow() > 0 && self.config.hub.borrow().is_some() && self.send().await.is_ok()
@@ -182,6 +204,16 @@ impl Task {
         tokio::select! {
             () = all => {}
             () = sleep(DRAIN) => {}
+        }
+    }
+
+    async fn take(&mut self, told: Told) {
+        self.store(told.record, RecordClass::Event).await;
+        // What the ledger did not take waits in memory: whoever waits for the disk is not told that it is there.
+        if let Some(stored) = told.stored
+            && self.pending.is_empty()
+        {
+            let _ = stored.send(());
         }
     }
 

@@ -4,10 +4,13 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use cairn_model::Digest;
 use cairn_trust::fetch::{Fetch, FetchError};
-use futures_util::stream::BoxStream;
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 
 mod http;
 #[cfg(test)]
@@ -83,6 +86,31 @@ impl fmt::Debug for BlobStream {
     }
 }
 
+impl BlobStream {
+    /// The bytes from `offset` on, `length` of them or fewer where the stream ends earlier.
+    pub fn cut(self, offset: u64, length: u64) -> BoxStream<'static, Result<Bytes, SourceError>> {
+        let state = (self.bytes, offset.saturating_sub(self.offset), length);
+        stream::unfold(state, |(mut bytes, mut skip, mut left)| async move {
+            while left > 0 {
+                let mut piece = match bytes.next().await? {
+                    Ok(piece) => piece,
+                    Err(e) => return Some((Err(e), (bytes, skip, 0))),
+                };
+                let before = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
+                skip -= before as u64;
+                piece.advance(before);
+                piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                if !piece.is_empty() {
+                    left -= piece.len() as u64;
+                    return Some((Ok(piece), (bytes, skip, left)));
+                }
+            }
+            None
+        })
+        .boxed()
+    }
+}
+
 /// A carrier of bundles.
 #[async_trait]
 pub trait Source: Send + Sync {
@@ -96,4 +124,7 @@ pub trait Source: Send + Sync {
     async fn document(&self, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError>;
     /// A blob by digest from `offset` on, not checked: the caller hashes as it writes.
     async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, SourceError>;
+    /// At most `length` bytes of a blob from `offset` on, not checked. A source that cannot begin there begins at 0, as
+    /// the answer says: [`BlobStream::cut`] leaves what was asked for.
+    async fn range(&self, digest: &Digest, offset: u64, length: u64) -> Result<BlobStream, SourceError>;
 }

@@ -6,7 +6,7 @@ use std::{process::Stdio, time::Duration};
 use async_trait::async_trait;
 use tokio::{io::AsyncReadExt, process::Command};
 
-use super::supervisor::Sandbox;
+use super::supervisor::{RestartMachine, Sandbox, SupervisorError};
 
 /// Most of a failed job's standard error that goes into its error.
 const MAX_STDERR_BYTES: u64 = 2 << 10;
@@ -46,6 +46,15 @@ pub trait JobRunner: Send + Sync {
 /// Jobs as plain child processes, killed when the daemon ends.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProcessJobs;
+
+#[async_trait]
+impl RestartMachine for ProcessJobs {
+    /// Refused: a developer's machine is not restarted by a daemon under test.
+    async fn restart_machine(&self) -> Result<(), SupervisorError> {
+        let cause = "the supervisor is 'processes'; restart the machine by hand";
+        Err(SupervisorError::new("restart", "the machine", cause))
+    }
+}
 
 #[async_trait]
 impl JobRunner for ProcessJobs {

@@ -70,8 +70,17 @@ pub struct Sandbox {
 impl Sandbox {
     /// Hides the daemon's own secrets and memory, the containers' files, and the sockets that command the node.
     pub fn new(state_dir: &Path, run_dir: &Path, writable: Vec<PathBuf>) -> Self {
-        let state =
-            ["keys", "trust", "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "upper", "layers"];
+        let state = [
+            "keys",
+            "trust",
+            "ledger.sqlite",
+            "ledger.sqlite-wal",
+            "ledger.sqlite-shm",
+            "upper",
+            "layers",
+            "trash",
+            "os",
+        ];
         let mut hidden: Vec<PathBuf> = state.iter().map(|name| state_dir.join(name)).collect();
         hidden.push(run_dir.join("cairnd.sock"));
         hidden.extend(["/run/dbus", "/run/systemd/private", "/run/credentials"].map(PathBuf::from));
@@ -161,6 +170,13 @@ pub trait Supervisor: Send {
     fn changes(&self) -> Arc<Notify>;
     /// Ends what must not outlive the daemon: nothing under systemd, everything as child processes.
     async fn shutdown(&mut self);
+}
+
+/// Restarts the machine.
+#[async_trait]
+pub trait RestartMachine: Send + Sync {
+    /// Asks for an orderly restart; returns as soon as the request is accepted.
+    async fn restart_machine(&self) -> Result<(), SupervisorError>;
 }
 
 #[cfg(test)]

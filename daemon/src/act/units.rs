@@ -11,7 +11,7 @@ use zbus::{MatchRule, MessageStream, message::Type, zvariant::Value};
 
 use super::{
     jobs::{Job, JobError, JobRunner},
-    supervisor::{Supervisor, SupervisorError, Tag, UnitSpec, UnitState},
+    supervisor::{RestartMachine, Supervisor, SupervisorError, Tag, UnitSpec, UnitState},
 };
 use crate::plan::{Phase, Restart};
 
@@ -209,7 +209,7 @@ impl Supervisor for Units {
     async fn shutdown(&mut self) {}
 }
 
-/// One-off jobs as transient units with a memory limit.
+/// One-off jobs as transient units with a memory limit, and the restart of the machine.
 #[derive(Debug, Clone)]
 pub struct UnitJobs {
     manager: ManagerProxy<'static>,
@@ -246,6 +246,18 @@ impl JobRunner for UnitJobs {
                 Err(fail(format!("not done within {} s", job.deadline.as_secs())))
             }
         }
+    }
+}
+
+#[async_trait]
+impl RestartMachine for UnitJobs {
+    /// As `systemctl reboot` does it. The manager's own `Reboot()` would not stop services in order first.
+    async fn restart_machine(&self) -> Result<(), SupervisorError> {
+        self.manager
+            .start_unit("reboot.target", "replace-irreversibly")
+            .await
+            .map(drop)
+            .map_err(|e| SupervisorError::new("start", "reboot.target", e))
     }
 }
 

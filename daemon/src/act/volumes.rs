@@ -9,6 +9,8 @@ use std::{
 
 use cairn_model::{Digest, id::AppName};
 
+use super::trash::Trash;
+
 /// Where a named volume of an app is.
 pub fn volume_path(state_dir: &Path, app: &AppName, volume: &str) -> PathBuf {
     state_dir.join("volumes").join(app.as_str()).join(volume)
@@ -35,14 +37,14 @@ pub fn ensure_volume(state_dir: &Path, app: &AppName, volume: &str) -> io::Resul
 
 /// Makes sure that the writable layer for this spec is there, and removes those of earlier specs: a replica that is
 /// made anew starts from its image.
-pub fn ensure_writable(state_dir: &Path, unit: &str, spec: &Digest) -> io::Result<PathBuf> {
+pub fn ensure_writable(state_dir: &Path, trash: &Trash, unit: &str, spec: &Digest) -> io::Result<PathBuf> {
     let folder = state_dir.join("upper").join(unit);
     let name = &spec.hex()[..16];
     ensure_private(&folder)?;
     for entry in fs::read_dir(&folder)? {
         let entry = entry?;
         if entry.file_name() != name {
-            fs::remove_dir_all(entry.path())?;
+            trash.take(&entry.path())?;
         }
     }
     let path = folder.join(name);
@@ -51,11 +53,8 @@ pub fn ensure_writable(state_dir: &Path, unit: &str, spec: &Digest) -> io::Resul
 }
 
 /// Removes the writable layers of units that are gone for good.
-pub fn remove_writable(state_dir: &Path, unit: &str) -> io::Result<()> {
-    match fs::remove_dir_all(state_dir.join("upper").join(unit)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
+pub fn remove_writable(state_dir: &Path, trash: &Trash, unit: &str) -> io::Result<()> {
+    trash.take(&state_dir.join("upper").join(unit))
 }
 
 /// Makes a folder, and those above it, for root alone.
@@ -76,13 +75,15 @@ mod tests {
         assert_eq!(ensure_volume(dir.path(), &app, "data").unwrap(), volume);
         assert!(volume.join("file").exists());
 
-        let first = ensure_writable(dir.path(), "u", &Digest::of(b"1")).unwrap();
-        assert_eq!(ensure_writable(dir.path(), "u", &Digest::of(b"1")).unwrap(), first);
-        let second = ensure_writable(dir.path(), "u", &Digest::of(b"2")).unwrap();
+        let trash = Trash::start(dir.path()).unwrap();
+        let writable = |spec| ensure_writable(dir.path(), &trash, "u", &Digest::of(spec)).unwrap();
+        let first = writable(b"1");
+        assert_eq!(writable(b"1"), first);
+        let second = writable(b"2");
         assert!(second.exists() && !first.exists());
-        remove_writable(dir.path(), "u").unwrap();
+        remove_writable(dir.path(), &trash, "u").unwrap();
         assert!(!second.exists());
-        remove_writable(dir.path(), "u").unwrap();
+        remove_writable(dir.path(), &trash, "u").unwrap();
     }
 
     #[test]

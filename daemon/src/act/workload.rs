@@ -19,6 +19,7 @@ use nix::sys::signal::Signal;
 use super::{
     network::{self, Slots},
     supervisor::{Sandbox, Tag, UnitSpec},
+    trash::Trash,
     volumes,
 };
 use crate::{
@@ -82,6 +83,8 @@ pub struct Places {
     pub runtimes: Runtimes,
     /// First address of the node's /16.
     pub network_base: Ipv4Addr,
+    /// Where what may be large goes when it is not needed any more.
+    pub trash: Trash,
 }
 
 impl Places {
@@ -220,7 +223,7 @@ fn oci(
     let writable_dir = if replica.read_only {
         None
     } else {
-        let made = volumes::ensure_writable(&places.state_dir, &unit, &replica.spec_hash());
+        let made = volumes::ensure_writable(&places.state_dir, &places.trash, &unit, &replica.spec_hash());
         Some(made.map_err(io_at("make", &upper))?)
     };
     let (network, mut extra_hosts) = match replica.network {

@@ -73,6 +73,8 @@ fn values_that_cannot_work_are_named() {
         ("[network]\nrange = '8.8.0.0/16'", "network.range"),
         ("[network]\nrange = '10.89.1.0/24'", "network.range"),
         ("[runtime]\nsupervisor = 'docker'", "wrong type"),
+        ("[os]\nhealth_command = ['check']", "os.health_command"),
+        ("[os]\nhealth_command = '/bin/check it'", "wrong type"),
         ("[log", "TOML"),
     ] {
         let message = refused(&[("etc/cairn/cairnd.toml", text)]);

@@ -17,6 +17,7 @@ use crate::{
         images,
         jobs::ProcessJobs,
         supervisor::{SupervisorError, Tag, UnitSpec},
+        trash::Trash,
     },
     assemble::{Blob, Layer},
     blobs::Blobs,
@@ -101,6 +102,7 @@ async fn look(old: &Digest, observed: &Digest, wanted: &Digest, phase: Phase) ->
         },
         replicas: BTreeMap::from([(UNIT.to_owned(), wanted_replica)]),
         images: BTreeMap::from([(wanted.clone(), content(wanted))]),
+        os: None,
     });
     let tag = Tag { replica: "shop/web/0".into(), spec: replica(observed).spec_hash(), ports: vec![] };
     let state = UnitState { tag, phase, restarts: 0, detail: None };
@@ -113,6 +115,7 @@ async fn look(old: &Digest, observed: &Digest, wanted: &Digest, phase: Phase) ->
             run_dir: dir.path().join("run"),
             runtimes,
             network_base: Ipv4Addr::new(10, 89, 0, 0),
+            trash: Trash::start(&state_dir).unwrap(),
         },
         desired: desired_out,
         images: images.clone(),

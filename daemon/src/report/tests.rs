@@ -44,15 +44,15 @@ async fn a_hub_that_refuses_every_number_is_asked_at_a_pace_and_records_are_take
     let task = tokio::spawn(task);
     let deadline = Duration::from_secs(20);
     let mut asked = seen.subscribe();
-    tokio::time::timeout(deadline, asked.wait_for(|n| *n >= 1)).await.unwrap().unwrap();
+    timeout(deadline, asked.wait_for(|n| *n >= 1)).await.unwrap().unwrap();
     // More than the channel holds: the task must take them while the hub keeps refusing.
     for n in 0..100 {
         reporter.event(Severity::Info, "x", n.to_string()).await;
     }
-    tokio::time::timeout(deadline, unsent.wait_for(|n| *n >= 100)).await.unwrap().unwrap();
+    timeout(deadline, unsent.wait_for(|n| *n >= 100)).await.unwrap().unwrap();
     // The second try comes after a pause, so there are few of them by now.
     assert!(refused.load(Ordering::SeqCst) < 10, "{refused:?}");
     stop.cancel();
-    tokio::time::timeout(deadline, task).await.unwrap().unwrap();
+    timeout(deadline, task).await.unwrap().unwrap();
     drop((status_in, interval_in, hub_in));
 }

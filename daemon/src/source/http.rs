@@ -26,7 +26,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode,
-    header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue, RANGE},
+    header::{AUTHORIZATION, CONTENT_RANGE, DATE, HeaderMap, HeaderValue, RANGE},
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -376,14 +376,33 @@ impl Source for HubClient {
     }
 
     async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, SourceError> {
+        self.stream(digest, offset, (offset > 0).then(|| format!("bytes={offset}-"))).await
+    }
+
+    async fn range(&self, digest: &Digest, offset: u64, length: u64) -> Result<BlobStream, SourceError> {
+        let Some(last) = offset.checked_add(length).and_then(|end| end.checked_sub(1)).filter(|_| length > 0)
+        else {
+            return Ok(BlobStream { offset, bytes: futures_util::stream::empty().boxed() });
+        };
+        self.stream(digest, offset, Some(format!("bytes={offset}-{last}"))).await
+    }
+}
+
+impl HubClient {
+    async fn stream(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        range: Option<String>,
+    ) -> Result<BlobStream, SourceError> {
         let mut request = self.get(&format!("/v2/_/blobs/{digest}"));
-        if offset > 0 {
-            request = request.header(RANGE, format!("bytes={offset}-"));
+        if let Some(range) = range {
+            request = request.header(RANGE, range);
         }
         let response = send("blob", request, Instant::now() + self.patience).await?;
         let offset = match response.status() {
             StatusCode::OK => 0,
-            StatusCode::PARTIAL_CONTENT => offset,
+            StatusCode::PARTIAL_CONTENT => begin_of(response.headers(), offset)?,
             _ => return Err(self.refused(response).await),
         };
         let broken = |e: reqwest::Error| SourceError::Unreachable { cause: chain(&e.without_url()) };
@@ -391,6 +410,19 @@ impl Source for HubClient {
         let stream = response.bytes_stream().map_err(broken).boxed();
         Ok(BlobStream { offset, bytes: paced(stream, path) })
     }
+}
+
+/// Where a partial answer begins: at or before what was asked for (RFC 9110 lets a server send more).
+fn begin_of(headers: &HeaderMap, asked: u64) -> Result<u64, SourceError> {
+    let Some(range) = headers.get(CONTENT_RANGE) else { return Ok(asked) };
+    let begin = range.to_str().ok().and_then(|text| {
+        let (begin, _) = text.strip_prefix("bytes ")?.split_once('-')?;
+        begin.parse::<u64>().ok()
+    });
+    begin.filter(|begin| *begin <= asked).ok_or_else(|| SourceError::Garbage {
+        what: "blob",
+        cause: format!("bytes from {asked} on were asked for, others came"),
+    })
 }
 
 /// Ends a stream that trickles: each piece within its time, and an average above the least rate.

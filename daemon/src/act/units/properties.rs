@@ -20,6 +20,9 @@ type ExecLines = Vec<(String, Vec<String>, bool)>;
 const RESTART_FIRST: Duration = Duration::from_millis(500);
 const RESTART_MAX: Duration = Duration::from_secs(60);
 const RESTART_STEPS: u32 = 7;
+/// systemd gives each command after the stop as long as the stop itself: the cleanup must at least come so far as to ask
+/// for more (`EXTEND_TIMEOUT_USEC`), or ports and networks of the dead container stay behind.
+const LEAST_STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// A container starts in tens of milliseconds; what takes longer than this hangs.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -46,7 +49,7 @@ pub(super) fn of_workload(spec: &UnitSpec) -> Vec<(&'static str, Value<'static>)
         ("NotifyAccess", Value::from("all")),
         ("ExecStart", exec(&spec.exec_start)),
         ("TimeoutStartUSec", usec(START_TIMEOUT)),
-        ("TimeoutStopUSec", usec(spec.stop_timeout)),
+        ("TimeoutStopUSec", usec(spec.stop_timeout.max(LEAST_STOP_TIMEOUT))),
         ("KillMode", Value::from("mixed")),
         ("KillSignal", Value::from(spec.kill_signal)),
         ("DevicePolicy", Value::from("closed")),
@@ -97,7 +100,8 @@ fn sandbox(sandbox: &Sandbox) -> Vec<(&'static str, Value<'static>)> {
         ("ProtectHome", Value::from("yes")),
         ("InaccessiblePaths", Value::from(hidden)),
         ("ReadWritePaths", Value::from(writable)),
-        // The namespaces that it may make: none.
+        // The namespaces that it may make, as CLONE_NEW* flags: none. `RestrictNamespaces=yes` in a unit file comes to
+        // this very 0 (config_parse_restrict_namespaces in systemd's load-fragment.c), and `systemd-run -p` sends it.
         ("RestrictNamespaces", Value::from(0u64)),
         // True: these and no others.
         ("RestrictAddressFamilies", Value::from(Structure::from((true, families)))),

@@ -34,6 +34,7 @@ fn places(dir: &Path) -> Places {
             prepare_memory_bytes: 1,
         },
         network_base: Ipv4Addr::new(10, 89, 0, 0),
+        trash: Trash::start(&dir.join("state")).unwrap(),
     }
 }
 
