@@ -24,7 +24,7 @@ pub struct Index {
 }
 
 impl Index {
-    pub(super) fn of(chunks: Vec<Chunk>) -> Self {
+    pub(crate) fn of(chunks: Vec<Chunk>) -> Self {
         Self { chunks }
     }
 

@@ -7,6 +7,9 @@ use std::collections::HashMap;
 
 use crate::chunks::{Index, Part};
 
+#[cfg(test)]
+mod tests;
+
 /// Largest stretch of the pack that is fetched at once.
 const MAX_RANGE: u64 = 8 << 20;
 
