@@ -17,7 +17,10 @@ use zbus::{
     object_server::InterfaceRef,
 };
 
-use crate::backoff::{self, Backoff};
+use crate::{
+    backoff::{self, Backoff},
+    pull::chain,
+};
 
 mod dict;
 mod installation;
@@ -80,16 +83,6 @@ pub async fn serve(address: Address, port: Port, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(e) = source {
-        text = format!("{text}: {e}");
-        source = e.source();
-    }
-    text
 }
 
 type Install = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
