@@ -68,7 +68,7 @@ pub(crate) fn run(trouble: &Trouble, root_hash: &RootHash) -> Next {
 /// What the console says for as long as there is nothing to boot.
 fn advice(why: &str, disk: Option<&Disk>) -> String {
     let disk = match disk {
-        Some(disk) => format!("Write it to the disk {} again", disk.name()),
+        Some(disk) => format!("Write the system to the disk {} again", disk.name()),
         None => "No disk of this system was found: check that it is connected.\nIf it is, write the system to it again"
             .to_owned(),
     };
