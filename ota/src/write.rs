@@ -168,7 +168,7 @@ pub fn write(
     stop: &dyn Fn() -> bool,
 ) -> Result<OsProgress, WriteError> {
     let slot = Slot::new(release, target.root, target.tree, target.uki)?;
-    let running = Running::look(target)?;
+    let running = Running::look(target);
     let mut work =
         Work { release, slot, running, scratch: target.scratch, watch: Watch::new(release, observe, stop) };
     fetch::tidy(target.scratch, release);
@@ -204,8 +204,10 @@ impl<'a> Work<'a> {
         drop(planned); // a patch takes the memory
         self.watch.begin(OsMethod::Patch, to_fetch);
         match self.fill_by_patch(patch, carrier) {
-            // What the patch needs is not as it should be: chunks need nothing.
-            Err(WriteError::Patch(_) | WriteError::Scratch { .. }) => {
+            // What the patch starts from is not what its tree says. Chunks need nothing; and the patch stays until the
+            // end, so that another try finds that out without fetching it again.
+            Err(WriteError::Patch(_)) => self.fill_by_chunks(None, carrier),
+            Err(WriteError::Scratch { .. }) => {
                 fetch::forget(self.scratch, patch);
                 self.fill_by_chunks(None, carrier)
             }

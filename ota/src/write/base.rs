@@ -24,7 +24,7 @@ pub(super) struct Running<'a> {
 
 impl<'a> Running<'a> {
     /// Whatever cannot be read is not started from; that keeps nobody from fetching everything.
-    pub(super) fn look(target: &Target<'a>) -> Result<Self, WriteError> {
+    pub(super) fn look(target: &Target<'a>) -> Self {
         let tree = verity::identify(target.running_tree).ok().flatten();
         let room = device::size_of(target.running_root).unwrap_or(0);
         let (size, root_hash) = match tree {
@@ -36,7 +36,7 @@ impl<'a> Running<'a> {
             let size = file.metadata().ok().filter(|m| m.is_file() && m.len() <= MAX_UKI)?.len();
             Some((file, size))
         });
-        Ok(Self { root: target.running_root, size, root_hash, uki })
+        Self { root: target.running_root, size, root_hash, uki }
     }
 
     /// The digest of the kernel image, if it can be read.

@@ -192,17 +192,23 @@ impl Work<'_> {
                 self.watch.fetched(count as u64)?;
             }
         }
-        if self.digest_of(&file, size).map_err(error)? != patch.blob.digest {
+        if self.digest_of(&file, WHAT)? != patch.blob.digest {
             remove(&path);
             return Err(WriteError::Wrong { what: WHAT });
         }
         Ok(file)
     }
 
-    fn digest_of(&mut self, file: &File, size: u64) -> io::Result<Digest> {
-        let mut span = Span { file, offset: 0, end: size };
-        let mut hasher = Sha256::new();
-        io::copy(&mut span, &mut hasher)?;
-        Ok(Digest::from_sha256(&hasher.finalize().into()))
+    fn digest_of(&mut self, file: &File, what: &'static str) -> Result<Digest, WriteError> {
+        let mut span = Span { file, offset: 0, end: u64::MAX };
+        let (mut hasher, mut piece) = (Sha256::new(), vec![0; PIECE]);
+        loop {
+            let count = span.read(&mut piece).map_err(|source| WriteError::Read { what, source })?;
+            if count == 0 {
+                return Ok(Digest::from_sha256(&hasher.finalize().into()));
+            }
+            hasher.update(&piece[..count]);
+            self.watch.worked(count as u64)?;
+        }
     }
 }
