@@ -1,6 +1,9 @@
 //! What all documents have in common: bounded in size, of a schema that we know, and sound beyond their types.
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, Error as _},
+};
 
 use crate::id::{NodeId, ServiceName};
 
@@ -94,11 +97,44 @@ pub(crate) fn parse<T: DeserializeOwned>(
     if bytes.len() > max {
         return Err(DocumentError::TooLarge { what, bytes: bytes.len(), max });
     }
-    let malformed = |source| DocumentError::Malformed { what, source };
+    let malformed = |source| DocumentError::Malformed { what, source: cut(source) };
     // The number first: a newer document has fields that would be refused for the wrong reason.
     let head: Head = serde_json::from_slice(bytes).map_err(malformed)?;
     if head.schema == 0 || head.schema > known.into() {
         return Err(DocumentError::Schema { what, found: head.schema, known });
     }
     serde_json::from_slice(bytes).map_err(malformed)
+}
+
+/// Longest text of serde_json's that is passed on, in characters.
+const MAX_TEXT: usize = 300;
+
+/// serde_json quotes a value or a field that it does not know in full, and that may be most of the document: the text goes
+/// to logs, which the sender must not fill.
+fn cut(error: serde_json::Error) -> serde_json::Error {
+    let text = error.to_string();
+    if text.chars().count() <= MAX_TEXT {
+        return error;
+    }
+    let (line, column) = (error.line(), error.column());
+    let beginning: String = text.chars().take(MAX_TEXT).collect();
+    serde_json::Error::custom(format!("{beginning}… at line {line} column {column}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    #[test]
+    fn what_the_sender_wrote_is_cut_before_it_is_quoted() {
+        // Found by fuzzing: an error as long as the document.
+        let long = "é".repeat(5000);
+        for document in [format!("{{\"schema\": \"{long}\"}}"), format!("{{\"schema\": 1, \"{long}\": 1}}")] {
+            let error = crate::Release::parse(document.as_bytes()).unwrap_err();
+            let source = error.source().unwrap().to_string();
+            assert!(source.len() < 800 && source.contains("… at line 1 column "), "{source}");
+        }
+        let short = crate::Release::parse(b"{\"schema\": 1, \"x\": 1}").unwrap_err();
+        assert!(short.source().unwrap().to_string().contains("unknown field `x`"));
+    }
 }

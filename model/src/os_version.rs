@@ -52,27 +52,21 @@ impl PartialOrd for OsVersion {
     }
 }
 
-/// UAPI.10 Version Format Specification, for the characters that an [`OsVersion`] can have.
+/// UAPI.10 Version Format Specification, for the characters that an [`OsVersion`] can have, and where that leaves room, as
+/// systemd-boot reads it: it starts the newest entry by its own order, and ours must be the same.
 fn compare(a: &str, b: &str) -> Ordering {
     let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
     loop {
-        for (mark, first) in [(b'~', Ordering::Less), (b'-', Ordering::Less), (b'.', Ordering::Less)] {
-            // A pre-release is older than what it leads to; a separator ends a part, and a shorter part is older.
-            match (a.first() == Some(&mark), b.first() == Some(&mark)) {
-                (true, true) => {
-                    (a, b) = (&a[1..], &b[1..]);
-                    break;
-                }
-                (true, false) if mark == b'~' || !b.is_empty() => return first,
-                (false, true) if mark == b'~' || !a.is_empty() => return first.reverse(),
-                _ => {}
-            }
+        // A pre-release is older than what it leads to, even than its end.
+        if let Some(ordering) = separator(&mut a, &mut b, b'~') {
+            return ordering;
         }
-        match (a.is_empty(), b.is_empty()) {
-            (true, true) => return Ordering::Equal,
-            (true, false) if b[0] != b'~' => return Ordering::Less,
-            (false, true) if a[0] != b'~' => return Ordering::Greater,
-            _ => {}
+        if a.is_empty() || b.is_empty() {
+            return a.len().cmp(&b.len());
+        }
+        let ordering = separator(&mut a, &mut b, b'-').or_else(|| separator(&mut a, &mut b, b'.'));
+        if let Some(ordering) = ordering {
+            return ordering;
         }
         let digits = a.first().is_some_and(u8::is_ascii_digit) || b.first().is_some_and(u8::is_ascii_digit);
         let ordering = if digits {
@@ -81,14 +75,29 @@ fn compare(a: &str, b: &str) -> Ordering {
                 let zeroes = number.iter().take_while(|digit| **digit == b'0').count();
                 number[zeroes..].to_vec()
             };
+            // Any number, also 0, is newer than none.
+            let present = (!left.is_empty()).cmp(&!right.is_empty());
             let (left, right) = (plain(left), plain(right));
-            left.len().cmp(&right.len()).then_with(|| left.cmp(&right))
+            present.then(left.len().cmp(&right.len())).then_with(|| left.cmp(&right))
         } else {
             take(&mut a, u8::is_ascii_lowercase).cmp(take(&mut b, u8::is_ascii_lowercase))
         };
         if ordering != Ordering::Equal {
             return ordering;
         }
+    }
+}
+
+/// Takes the separator off both; where only one has it, that one is older.
+fn separator(a: &mut &[u8], b: &mut &[u8], mark: u8) -> Option<Ordering> {
+    match (a.first() == Some(&mark), b.first() == Some(&mark)) {
+        (true, true) => {
+            (*a, *b) = (&a[1..], &b[1..]);
+            None
+        }
+        (true, false) => Some(Ordering::Less),
+        (false, true) => Some(Ordering::Greater),
+        (false, false) => None,
     }
 }
 
@@ -161,6 +170,23 @@ mod tests {
         assert!("123".parse::<OsVersion>().unwrap() < "123.a".parse().unwrap());
         assert!("123a".parse::<OsVersion>().unwrap() > "123".parse().unwrap());
         assert!("1.a".parse::<OsVersion>().unwrap() < "1.b".parse().unwrap());
+    }
+
+    #[test]
+    fn odd_versions_are_ordered_as_the_boot_loader_does() {
+        // As `systemd-analyze compare-versions` says; found by fuzzing.
+        for (older, newer) in [
+            ("1.a", "1.0"),
+            ("1..0.0", "1.0"),
+            ("1~", "1~~"),
+            ("1-.", "1-"),
+            ("1-.1", "1-.2"),
+            ("1a", "11"),
+            ("1ab.", "1abc"),
+        ] {
+            let [older, newer] = [older, newer].map(|text| text.parse::<OsVersion>().unwrap());
+            assert!(older < newer && newer > older, "{older} {newer}");
+        }
     }
 
     #[test]

@@ -94,6 +94,16 @@ pub(super) fn cut(text: &str) -> String {
     if text.chars().count() <= 80 { text.to_owned() } else { text.chars().take(79).chain(['…']).collect() }
 }
 
+/// With escapes for what a terminal would act on or not show: keys are quoted as they are, and whoever writes a file is not
+/// always who reads what is wrong with it.
+fn visible(text: &str) -> String {
+    let shown = |c: char| match c {
+        '"' | '\'' | '\\' => c.to_string(),
+        c => c.escape_debug().to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Collects problems while fields are read.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
@@ -108,8 +118,8 @@ impl Reader {
         cause: impl Into<String>,
         cure: impl Into<String>,
     ) {
-        let (cause, cure) = (cause.into(), cure.into());
-        self.problems.push(Problem { line: at.line, column: at.column, key: path.to_owned(), cause, cure });
+        let (key, cause, cure) = (visible(path), visible(&cause.into()), visible(&cure.into()));
+        self.problems.push(Problem { line: at.line, column: at.column, key, cause, cure });
     }
 
     pub(super) fn refuse_value(

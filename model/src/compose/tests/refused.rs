@@ -379,3 +379,14 @@ fn a_file_that_only_fits_before_it_is_written_out_is_refused() {
     let yaml = format!("x-v: &v \"{value}\"\nservices: {{web: {{image: a, labels: {{a: *v, b: *v}}}}}}\n");
     assert!(lines(&yaml)[0].contains("1 MiB"), "{}", lines(&yaml)[0]);
 }
+
+#[test]
+fn what_a_terminal_would_act_on_is_escaped() {
+    // Found by fuzzing.
+    let yaml = "services: {web: {image: a, \"\\e[2Jport\": 1, \"a\\u202eb\": 1, \"x-\\n\": 1, größe: 1}}\n";
+    let told = lines(yaml).join("\n");
+    for shown in ["`\\u{1b}[2Jport`", "`a\\u{202e}b`", "`größe`"] {
+        assert!(told.contains(shown), "{told}");
+    }
+    assert!(!told.contains(['\u{1b}', '\u{202e}']), "{told}");
+}
