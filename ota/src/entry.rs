@@ -79,6 +79,8 @@ fn parse_counters(text: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -117,5 +119,21 @@ mod tests {
         assert!(BootEntry::good(version.clone()).is_bootable());
         assert!(BootEntry::untried(version.clone()).is_bootable());
         assert!(!BootEntry { version, tries: Some((0, 3)) }.is_bootable());
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_read_without_panic(name in any::<String>(), middle in "[0-9a-z.~+-]{0,40}") {
+            let _ = name.parse::<BootEntry>();
+            let _ = format!("cairn_{middle}.efi").parse::<BootEntry>();
+        }
+
+        #[test]
+        fn whatever_is_read_is_written_so_that_it_reads_the_same(
+            version in "[0-9][0-9a-z.~-]{0,22}", tries in prop::option::of((0u32..=99, 0u32..=99)),
+        ) {
+            let entry = BootEntry { version: version.parse().unwrap(), tries };
+            prop_assert_eq!(entry.to_string().parse::<BootEntry>().unwrap(), entry);
+        }
     }
 }

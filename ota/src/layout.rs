@@ -1,5 +1,6 @@
 //! Where everything lies on a Cairn disk: two slots of root and hash tree between the ESP and the data partition.
-//! Types follow the Discoverable Partitions Specification; labels carry the version that a slot holds.
+//! Types follow the Discoverable Partitions Specification. Labels and UUIDs say what a slot held when the disk was flashed:
+//! the table is never written again, for a torn one is a brick. What a slot holds now is found by its hash tree.
 
 use crate::OsVersion;
 
@@ -60,7 +61,7 @@ impl Role {
         }
     }
 
-    /// GPT label, for slots that of the version they hold.
+    /// GPT label, for slots that of the version they are flashed with.
     pub fn label(self, version: Option<&OsVersion>) -> String {
         match (self, version) {
             (Self::Esp, _) => ESP_LABEL.into(),
@@ -116,7 +117,7 @@ pub fn disk_size() -> u64 {
     partitions().iter().map(|p| p.size).sum::<u64>() + 2 * ALIGNMENT
 }
 
-/// UUIDs of root and verity partition: the halves of the root hash, so that a kernel that knows the hash finds its slot.
+/// UUIDs that root and verity partition are flashed with: the halves of the root hash.
 /// `None` if the text is not a SHA-256 in lower-case hex.
 pub fn partition_uuids(root_hash: &str) -> Option<(String, String)> {
     let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
