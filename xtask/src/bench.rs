@@ -1,6 +1,7 @@
 //! `./x bench`: figures, each with its baseline in the same run, printed as one table a subject.
 
 mod node;
+mod ota;
 mod runtime;
 
 use anyhow::Result;
@@ -17,6 +18,8 @@ pub(crate) enum What {
     Wasm,
     /// A node under QEMU: memory, boot, and from a deploy to what it asks for.
     Node,
+    /// OS updates: what they fetch, how long they take and what memory, against other tools; then on a node under QEMU.
+    Ota,
 }
 
 /// One line of a table.
@@ -42,19 +45,32 @@ pub(crate) fn run(what: &[What]) -> Result<()> {
                 image::build(image::Flavour::Test)?;
                 node::measure()?
             }
+            What::Ota => {
+                ota::measure()?;
+                continue;
+            }
         };
-        println!("\n### {what:?}\n");
-        print!("{}", table(&rows));
+        show(&format!("{what:?}"), &rows);
     }
     Ok(())
+}
+
+/// Prints a table below its title.
+fn show(title: &str, rows: &[Row]) {
+    println!("\n### {title}\n");
+    print!("{}", table(rows));
 }
 
 /// A table in Markdown, so that it can go into docs/benchmarks.md as it is.
 fn table(rows: &[Row]) -> String {
     let mut text = String::from("| what | figure | baseline | ratio | against |\n|---|---:|---:|---:|---|\n");
     for row in rows {
-        let ratio =
-            if row.baseline > 0.0 { format!("{:.2}", row.figure / row.baseline) } else { "–".to_owned() };
+        let ratio = match row.figure / row.baseline {
+            ratio if ratio.is_nan() || ratio.is_infinite() => "–".to_owned(),
+            // What is a small part of another says so in its third digit.
+            ratio if ratio > 0.0 && ratio < 0.095 => format!("{ratio:.4}"),
+            ratio => format!("{ratio:.2}"),
+        };
         text.push_str(&format!(
             "| {} | {:.1} {u} | {:.1} {u} | {ratio} | {} |\n",
             row.what,
@@ -81,6 +97,10 @@ mod tests {
     fn a_row_has_its_ratio() {
         let row = Row { what: "x".to_owned(), figure: 3.0, baseline: 2.0, unit: "ms", against: "y" };
         assert!(table(&[row]).ends_with("| x | 3.0 ms | 2.0 ms | 1.50 | y |\n"));
+        let row = Row { what: "x".to_owned(), figure: 3.0, baseline: 200.0, unit: "ms", against: "y" };
+        assert!(table(&[row]).ends_with("| 0.0150 | y |\n"));
+        let row = Row { what: "x".to_owned(), figure: 3.0, baseline: 0.0, unit: "ms", against: "y" };
+        assert!(table(&[row]).ends_with("| – | y |\n"));
     }
 
     #[test]

@@ -45,7 +45,17 @@ const TEST: &[&str] = &[
     "dbus-bin",
     "rauc",
 ];
-const BENCH: &[&str] = &["crun", "runc"];
+const BENCH: &[&str] = &[
+    "crun",
+    "runc",
+    // OS updates: the peers, what makes and signs bundles for them, and what tells their memory.
+    "casync",
+    "xdelta3",
+    "zstd",
+    "squashfs-tools",
+    "openssl",
+    "time",
+];
 
 /// Installs what is missing, and says what that is.
 pub(crate) fn ensure(need: Need) -> Result<()> {
