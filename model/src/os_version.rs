@@ -185,7 +185,11 @@ mod tests {
             ("1ab.", "1abc"),
         ] {
             let [older, newer] = [older, newer].map(|text| text.parse::<OsVersion>().unwrap());
-            assert!(older < newer && newer > older, "{older} {newer}");
+            assert_eq!(
+                (older.cmp(&newer), newer.cmp(&older)),
+                (Ordering::Less, Ordering::Greater),
+                "{older} {newer}"
+            );
         }
     }
 
