@@ -174,3 +174,63 @@ fn a_wasm_artifact_has_exactly_one_module() {
     let shop = app(&mut documents, &compose(&two));
     assert!(refused(&desired(&shop), &documents).contains("exactly one layer"));
 }
+
+/// A release, its manifest, and a desired state that wants it.
+fn release(
+    documents: &mut Documents,
+    change: impl FnOnce(&mut serde_json::Value, &mut serde_json::Value),
+) -> DesiredState {
+    let payload = |what: &str| serde_json::json!({"digest": Digest::of(what.as_bytes()), "size": 4096});
+    let mut release = serde_json::json!({
+        "schema": 1, "version": "2", "compatible": "box", "arch": "amd64", "name": "Test", "built": 0,
+        "data_layout": {"min": 1, "max": 1}, "root": payload("root"), "uki": payload("uki"),
+        "verity": {"root_hash": "0".repeat(64), "salt": "00", "uuid": "0".repeat(32)},
+        "chunks": {"index": payload("index"), "pack": payload("pack")},
+    });
+    let layer = |what: &str| serde_json::json!({"mediaType": "x", "digest": Digest::of(what.as_bytes()), "size": 4096});
+    let mut manifest = serde_json::json!({
+        "schemaVersion": 2, "artifactType": oci::ARTIFACT_TYPE_RELEASE, "layers": [layer("index"), layer("pack")],
+        "config": {"mediaType": oci::MEDIA_TYPE_RELEASE_CONFIG},
+    });
+    change(&mut release, &mut manifest);
+    let release = serde_json::to_vec(&release).unwrap();
+    manifest["config"]["size"] = release.len().into();
+    manifest["config"]["digest"] = serde_json::to_value(put(documents, release)).unwrap();
+    let digest = put(documents, serde_json::to_vec(&manifest).unwrap());
+    let mut desired = desired(&digest);
+    desired.apps.clear();
+    desired.os =
+        Some(serde_json::from_value(serde_json::json!({"release": digest, "version": "2"})).unwrap());
+    desired
+}
+
+#[test]
+fn a_desired_os_is_read_with_its_release_and_its_blobs_are_not_asked_for() {
+    let mut documents = Documents::new();
+    let desired = release(&mut documents, |_, _| {});
+    let os = whole(&desired, &documents).os.unwrap();
+    assert_eq!(os.release.version.to_string(), "2");
+    assert_eq!(Some(&os.wanted), desired.os.as_ref());
+    let Ok(Assembly::Missing(missing)) = assemble(&desired, &Documents::new(), "amd64") else {
+        panic!("whole")
+    };
+    assert!(missing.len() == 1 && missing[0].is_manifest, "{missing:?}");
+}
+
+#[test]
+fn rejects_a_release_that_is_none() {
+    type Change = fn(&mut serde_json::Value, &mut serde_json::Value);
+    let cases: [(&str, Change); 5] = [
+        ("artifact type", |_, manifest| manifest["artifactType"] = oci::ARTIFACT_TYPE_APP.into()),
+        ("its config's", |_, manifest| manifest["config"]["mediaType"] = "text/plain".into()),
+        ("has no layer", |_, manifest| manifest["layers"] = serde_json::json!([])),
+        ("has no layer", |release, _| release["chunks"]["pack"]["size"] = 4097.into()),
+        ("root_hash", |release, _| release["verity"]["root_hash"] = "XYZ".into()),
+    ];
+    for (part, change) in cases {
+        let mut documents = Documents::new();
+        let desired = release(&mut documents, change);
+        let message = refused(&desired, &documents);
+        assert!(message.contains(part) && message.contains("cairn-image release"), "{part}: {message}");
+    }
+}

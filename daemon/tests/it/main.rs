@@ -75,6 +75,12 @@ impl Drop for Daemon {
 }
 
 fn status(root: &Path) -> LocalStatus {
+    let answer = ask(root, "GET /v1/status");
+    let body = answer.split_once("\r\n\r\n").expect("an HTTP answer").1;
+    serde_json::from_str(body).expect("a status")
+}
+
+fn ask(root: &Path, what: &str) -> String {
     let socket = root.join("run/cairnd.sock");
     let begun = Instant::now();
     let mut stream = loop {
@@ -84,11 +90,11 @@ fn status(root: &Path) -> LocalStatus {
         }
         std::thread::yield_now();
     };
-    stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+    let request = format!("{what} HTTP/1.1\r\nHost: node\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    let body = answer.split_once("\r\n\r\n").expect("an HTTP answer").1;
-    serde_json::from_str(body).expect("a status")
+    answer
 }
 
 #[test]
@@ -162,4 +168,23 @@ fn a_torn_ledger_is_refused_with_its_cure() {
     let mut daemon = Daemon::start(root.path());
     assert!(daemon.stderr_line("damaged").contains("move ledger.sqlite* away"));
     assert!(!daemon.wait().success());
+}
+
+#[test]
+fn a_machine_without_slots_has_nothing_to_confirm_and_nothing_to_apply() {
+    let root = root("");
+    let confirm = cairnd(root.path()).args(["os", "confirm"]).output().unwrap();
+    assert!(confirm.status.success(), "without a daemon too: {}", text(&confirm.stderr));
+    let _daemon = Daemon::start(root.path());
+    assert_eq!(status(root.path()).os, None);
+    assert!(ask(root.path(), "GET /v1/os/confirm").starts_with("HTTP/1.1 200 "));
+    let refused = ask(root.path(), "POST /v1/os/apply");
+    assert!(refused.starts_with("HTTP/1.1 409 ") && refused.contains("does not update its OS"), "{refused}");
+}
+
+#[test]
+fn confirming_an_ordinary_boot_does_not_fail_by_a_configuration_that_is_refused() {
+    let root = root("[hub]\nurll = 'x'\n");
+    let confirm = cairnd(root.path()).args(["os", "confirm"]).output().unwrap();
+    assert!(confirm.status.success(), "{}", text(&confirm.stderr));
 }
