@@ -206,7 +206,7 @@ impl Updater {
             state: attempt.map_or(OsState::Idle, |attempt| attempt.state),
             release: attempt.and_then(|attempt| attempt.digest.clone()),
             target: attempt.map(|attempt| attempt.version.clone()),
-            progress: self.progress,
+            progress: self.progress.or_else(|| attempt.and_then(|attempt| attempt.progress)),
             detail: attempt.and_then(|attempt| attempt.detail.clone()).or_else(|| self.note.clone()),
         }
     }

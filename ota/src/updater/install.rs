@@ -146,7 +146,11 @@ impl Updater {
         )?;
         self.progress = Some(progress);
         let _ = fs::remove_dir_all(&scratch);
-        self.step(Event::Transferred, None)
+        let mut saved = self.saved.clone();
+        if let Some(attempt) = &mut saved.attempt {
+            attempt.progress = Some(progress);
+        }
+        self.step_from(saved, Event::Transferred, None)
     }
 
     /// The last act: the loader gets to know of it.

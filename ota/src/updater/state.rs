@@ -4,7 +4,7 @@
 use cairn_model::{
     Digest,
     desired::{DesiredOs, OsHealth},
-    report::{OsState, Slot},
+    report::{OsProgress, OsState, Slot},
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,9 @@ pub struct Attempt {
     pub detail: Option<String>,
     /// [`super::Startup::RolledBack`] has been said.
     pub reported: bool,
+    /// What its transfer came to.
+    #[serde(default)]
+    pub progress: Option<OsProgress>,
 }
 
 impl Attempt {
@@ -65,6 +68,7 @@ impl Attempt {
             ignored_starts: 0,
             detail: None,
             reported: false,
+            progress: None,
         }
     }
 
