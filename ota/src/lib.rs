@@ -38,6 +38,4 @@ pub use carrier::{Carrier, FolderCarrier};
 pub use entry::{BootEntry, EntryError};
 pub use layout::{Partition, Role};
 pub use machine::{Machine, MachineError};
-pub use updater::{
-    Admission, Attempt, Mark, Refusal, SlotInfo, Startup, UpdateError, Updater,
-};
+pub use updater::{Admission, Attempt, Mark, Refusal, SlotInfo, Startup, UpdateError, Updater};

@@ -4,6 +4,7 @@
 mod bench;
 mod demo;
 mod examples;
+mod fuzz;
 mod image;
 mod process;
 mod programs;
@@ -40,6 +41,8 @@ enum Chore {
     },
     /// Run scenarios on booted nodes by name; without one those that cut the power, for hours.
     Soak(suite::Soak),
+    /// Fuzz everything that reads bytes from outside; what was found before is replayed first.
+    Fuzz(fuzz::Fuzz),
     /// Build the programs and the appliance image.
     Image {
         /// An image for tests: with a root shell on a virtio port.
@@ -88,6 +91,7 @@ fn run(chore: Chore) -> Result<bool> {
         Chore::Demo { once } => demo::run(once).map(|()| true),
         Chore::Soak(soak) => suite::soak(soak),
         Chore::Test { stages } => suite::run(&stages),
+        Chore::Fuzz(fuzz) => fuzz::run(&fuzz),
         Chore::Image { test } => {
             setup::ensure(setup::Need::Image)?;
             image::build(if test { image::Flavour::Test } else { image::Flavour::Production })?;

@@ -63,13 +63,7 @@ pub(crate) fn build() -> Result<()> {
 impl Recipe {
     fn make(&self, lock: &Path) -> Result<()> {
         let Self { name, version, .. } = self;
-        let built = dir().join(format!("{name}.image"));
-        let binaries = self.binaries()?;
-        process::step(
-            &format!("assembling OS {version} ({name})"),
-            "release-build",
-            &mut image::command(Flavour::Test, version, lock, &binaries, &built),
-        )?;
+        let built = self.image(lock)?;
         let (manifest, layout) = (fs::read(built.join("manifest.json"))?, dir().join(name));
         // The release is a function of the image, and of the one that it patches.
         let inputs = [manifest, fs::read(image::dir(Flavour::Test).join("manifest.json"))?].concat();
@@ -89,11 +83,23 @@ impl Recipe {
         if self.patch {
             command.arg("--patch-from").arg(image::dir(Flavour::Test));
         }
+        process::step(&format!("making release {version} ({name})"), "release", &mut command)?;
+        fs::write(stamp, inputs).context("failed to write a stamp")
+    }
+
+    /// The image that it is made from.
+    fn image(&self, lock: &Path) -> Result<PathBuf> {
+        let Self { name, version, .. } = self;
+        if *version == image::VERSION {
+            return Ok(image::dir(Flavour::Test));
+        }
+        let built = dir().join(format!("{name}.image"));
+        let mut command = image::command(Flavour::Test, version, lock, &self.binaries()?, &built);
         if let Some(compatible) = self.compatible {
             command.args(["--compatible", compatible]);
         }
-        process::step(&format!("making release {version} ({name})"), "release", &mut command)?;
-        fs::write(stamp, inputs).context("failed to write a stamp")
+        process::step(&format!("assembling OS {version} ({name})"), "release-build", &mut command)?;
+        Ok(built)
     }
 
     /// The programs, or a folder of links to them in which one is broken.

@@ -132,7 +132,10 @@ fn what_is_damaged_or_no_layout_is_refused_before_anything_is_sent() {
         .fails(4, &["does not hold what its name says", "make the layout again"]);
     fs::remove_file(&pack).unwrap();
     layout.user.run(&["os", "push", "layout"]).fails(4, &["the layout lacks a blob"]);
-    layout.user.run(&["os", "push", "gone"]).fails(2, &["gone is no OCI image layout", "that `cairn-image release` made"]);
+    layout
+        .user
+        .run(&["os", "push", "gone"])
+        .fails(2, &["gone is no OCI image layout", "that `cairn-image release` made"]);
     let odd = Layout::with(1000, |release| release["compatible"] = json!("a..b"), |_| ());
     odd.user
         .run(&["os", "push", "layout"])
