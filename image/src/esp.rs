@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use cairn_ota::{BootEntry, layout};
 use fatfs::{Date, DateTime, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
 
+pub(crate) mod dots;
+
 /// Serial number of the volume: equal on all machines, as the image is.
 const VOLUME_ID: u32 = 0xca1e_2026;
 
@@ -59,7 +61,9 @@ pub fn write(output: &Path, entry: &BootEntry, kernel_image: &[u8], loader: &[u8
         let path = format!("{}/{entry}", layout::ENTRY_FOLDER);
         root.create_file(&path).with_context(failed)?.write_all(kernel_image).with_context(failed)?;
     }
-    volume.unmount().with_context(failed)
+    volume.unmount().with_context(failed)?;
+    let mut file = OpenOptions::new().read(true).write(true).open(output).with_context(failed)?;
+    dots::straighten(&mut file).with_context(failed)
 }
 
 /// A new file of `size` bytes, all of them holes.
@@ -92,6 +96,11 @@ mod tests {
         }
         let images = paths.clone().map(|path| std::fs::read(path).unwrap());
         assert!(images[0] == images[1]);
+        let checked = std::process::Command::new("fsck.vfat").arg("-n").arg(&paths[0]).output().unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+        let mut again = File::options().read(true).write(true).open(&paths[1]).unwrap();
+        dots::straighten(&mut again).unwrap();
+        assert!(images[0] == std::fs::read(&paths[1]).unwrap(), "what is straight stays as it is");
         let volume = FileSystem::new(
             File::options().read(true).write(true).open(&paths[0]).unwrap(),
             FsOptions::new(),

@@ -44,6 +44,7 @@ const TEST: &[&str] = &[
     "dbus-daemon",
     "dbus-bin",
     "rauc",
+    "dosfstools",
 ];
 const BENCH: &[&str] = &[
     "crun",

@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::memory::Sparse;
+use crate::esp::dots;
 
 /// Folder on the ESP that the stub looks into.
 pub const FOLDER: &str = "loader/credentials";
@@ -161,7 +162,8 @@ impl Provisioning {
                 file.flush().map_err(failed(&name))?;
             }
         }
-        volume.unmount().map_err(failed(FOLDER))
+        volume.unmount().map_err(failed(FOLDER))?;
+        dots::straighten(esp).map_err(failed(FOLDER))
     }
 }
 
