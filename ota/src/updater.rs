@@ -28,6 +28,7 @@ use crate::{
 };
 
 mod admission;
+mod armed;
 mod install;
 mod marks;
 mod startup;
@@ -221,28 +222,6 @@ impl Updater {
     /// What must hold before what is being tried is kept.
     pub fn health(&self) -> Option<&OsHealth> {
         self.trying().map(|attempt| &attempt.health)
-    }
-
-    /// Just before the restart into an armed release: which units are healthy, and must be again. Kept for the next
-    /// start only; nothing happens where no release is armed.
-    ///
-    /// # Errors
-    /// If there are over [`MAX_EXPECTATIONS`], or they cannot be saved.
-    pub fn expect_healthy(&mut self, units: &[String]) -> Result<(), UpdateError> {
-        if units.len() > MAX_EXPECTATIONS {
-            return Err(UpdateError::TooMany { count: units.len() });
-        }
-        let Some(attempt) = self.saved.attempt.as_ref().filter(|attempt| attempt.state == OsState::Armed)
-        else {
-            return Ok(());
-        };
-        let attempt = Attempt { expectations: units.to_vec(), ..attempt.clone() };
-        self.save(Saved { attempt: Some(attempt), ..self.saved.clone() })
-    }
-
-    /// The units that were healthy before the restart into what is being tried.
-    pub fn expectations(&self) -> &[String] {
-        self.trying().map_or(&[], |attempt| &attempt.expectations)
     }
 
     /// The boot is complete, and what is being tried is kept. Also to be called once an ordinary boot is complete: the

@@ -327,7 +327,7 @@ impl Node {
         let work = self.config.work.borrow().clone();
         let well: Vec<String> =
             work.workloads.iter().filter(|w| trial::is_well(w)).map(trial::unit_of).collect();
-        let remembered = self.engine.call(move |updater, _| updater.expect_healthy(&well)).await;
+        let remembered = self.engine.call(move |updater, _| updater.expect_healthy(&well, false)).await;
         let problem = match remembered {
             Ok(Ok(())) => None,
             Ok(Err(e)) => Some(chain(&e)),

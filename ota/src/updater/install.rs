@@ -17,7 +17,6 @@ use super::{
 };
 use crate::{
     Carrier,
-    boot::Entry,
     record::BootRecord,
     write::{self, Target, WriteError},
 };
@@ -77,19 +76,9 @@ impl Updater {
 
     /// Makes sure of the way back, and then that nothing boots the slot that is about to be written.
     fn make_ready(&mut self, release: &Release) -> Result<(), UpdateError> {
-        let identity = &self.machine.identity;
-        let entries = self.entries()?;
-        let own = |entry: &&Entry| {
-            entry.boot.version == identity.version && entry.root_hash.as_ref() == Some(&identity.root_hash)
-        };
-        let own = entries
-            .iter()
-            .find(own)
-            .ok_or_else(|| UpdateError::NoOwnEntry { version: identity.version.clone() })?;
-        if own.boot.tries.is_some() || !own.twins.is_empty() {
-            self.boot.bless(&identity.version).map_err(UpdateError::Boot)?;
-        }
-        for entry in entries.iter().filter(|entry| entry.boot.version != identity.version) {
+        let entries = self.ensure_own_entry()?;
+        let running = &self.machine.identity.version;
+        for entry in entries.iter().filter(|entry| entry.boot.version != *running) {
             self.boot.remove(&entry.boot.version).map_err(UpdateError::Boot)?;
         }
         self.boot.sweep(Some(&release.version)).map_err(UpdateError::Boot)?;

@@ -35,6 +35,9 @@ pub struct Attempt {
     pub health_command: Vec<String>,
     /// Units that were healthy before, and must be again.
     pub expectations: Vec<String>,
+    /// What the hub says was verified before, and must be again.
+    #[serde(default)]
+    pub hub_verified: bool,
     /// Root hash of what ran when it began.
     pub from: String,
     /// The start of the kernel in which it was armed, or was last looked at.
@@ -63,6 +66,7 @@ impl Attempt {
             health: OsHealth::default(),
             health_command: Vec::new(),
             expectations: Vec::new(),
+            hub_verified: false,
             from: from.to_owned(),
             boot_id: boot_id.to_owned(),
             ignored_starts: 0,
@@ -95,6 +99,8 @@ pub(super) enum Event {
     Refused,
     /// Its boot entry is in.
     EntryIn,
+    /// Its boot entry is about to be taken out again: it is not wanted any more.
+    Disarmed,
     /// Its boot entry is seen to be in, whatever was recorded: an entry stands only while its slot is whole.
     Found,
     /// The machine started into it.
@@ -132,6 +138,7 @@ pub(super) fn next(state: OsState, event: Event) -> Result<OsState, IllegalStep>
         (S::Armed | S::Trying, E::Refused) => Err(IllegalStep { state, event }),
         (_, E::Refused) => Ok(S::Refused),
         (S::Written, E::EntryIn) => Ok(S::Armed),
+        (S::Armed, E::Disarmed) => Ok(S::Written),
         (S::Fetching | S::Written | S::Failed, E::Found) => Ok(S::Armed),
         // Whatever was recorded: what runs on an entry with a counter is being tried. A failed one runs where only the
         // record of its entry failed; a rolled back one where the power was cut between verdict and mark; a good one
@@ -141,7 +148,7 @@ pub(super) fn next(state: OsState, event: Event) -> Result<OsState, IllegalStep>
         (S::Trying, E::Confirmed) => Ok(S::Good),
         (S::Trying, E::Rejected) => Ok(S::RolledBack),
         (S::Armed | S::Trying | S::Good, E::FellBack) => Ok(S::RolledBack),
-        (_, E::Transferred | E::Broke | E::EntryIn | E::Found | E::NotStarted) => {
+        (_, E::Transferred | E::Broke | E::EntryIn | E::Disarmed | E::Found | E::NotStarted) => {
             Err(IllegalStep { state, event })
         }
         (_, E::Confirmed | E::Rejected | E::FellBack) => Err(IllegalStep { state, event }),

@@ -18,12 +18,13 @@ const STATES: [OsState; 9] = [
     OsState::Failed,
 ];
 
-const EVENTS: [Event; 11] = [
+const EVENTS: [Event; 12] = [
     Event::Begun,
     Event::Transferred,
     Event::Broke,
     Event::Refused,
     Event::EntryIn,
+    Event::Disarmed,
     Event::Found,
     Event::Started,
     Event::NotStarted,
@@ -62,6 +63,7 @@ fn rejects_every_step_that_may_not_follow() {
                 // Nothing becomes good but what is being tried.
                 (Event::Confirmed | Event::Rejected, Ok(_)) => assert_eq!(state, OsState::Trying),
                 (Event::EntryIn, Ok(_)) => assert_eq!(state, OsState::Written),
+                (Event::Disarmed, Ok(_)) => assert_eq!(state, OsState::Armed),
                 (Event::Transferred, Ok(_)) => assert_eq!(state, OsState::Fetching),
                 (Event::Begun | Event::Refused, Ok(_)) => assert_ne!(state, OsState::Trying),
                 _ => {}

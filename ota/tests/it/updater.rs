@@ -50,7 +50,7 @@ fn an_update_is_written_armed_tried_and_kept() {
     assert_eq!(bed.names(), ["cairn_1.efi", "cairn_2+3-0.efi"]);
     assert_eq!(updater.status().other, Some(version("2")));
     assert_eq!(updater.status().release, Some(new.digest.clone()));
-    updater.expect_healthy(&["cairn-web.service".into()]).unwrap();
+    updater.expect_healthy(&["cairn-web.service".into()], true).unwrap();
     assert_eq!(updater.expectations(), [] as [&str; 0], "they are about the next start");
 
     let (mut updater, startup) = bed.start();
@@ -60,6 +60,7 @@ fn an_update_is_written_armed_tried_and_kept() {
     assert_eq!(trying.digest, Some(new.digest.clone()));
     assert_eq!(trying.health_command, new.release.health_command);
     assert_eq!(updater.expectations(), ["cairn-web.service"]);
+    assert!(trying.hub_verified);
     assert_eq!(updater.status().slot, Slot::B);
     updater.confirm().unwrap();
     assert_eq!(updater.status().state, OsState::Good);
@@ -557,9 +558,9 @@ fn an_empty_or_corrupt_slot_cannot_be_marked_good() {
 fn expectations_are_bounded_and_only_for_an_armed_release() {
     let (bed, _) = (Bed::flashed(&release("1", 0)), ());
     let (mut updater, _) = bed.start();
-    updater.expect_healthy(&["a.service".into()]).unwrap();
+    updater.expect_healthy(&["a.service".into()], false).unwrap();
     let many = vec![String::new(); 1025];
-    assert!(matches!(updater.expect_healthy(&many), Err(UpdateError::TooMany { count: 1025 })));
+    assert!(matches!(updater.expect_healthy(&many, false), Err(UpdateError::TooMany { count: 1025 })));
 }
 
 #[test]
