@@ -49,10 +49,12 @@ pub fn wait_state(hub: &Hub, version: &str, state: &str, deadline: Duration) -> 
     wait_status(hub, &what, deadline, |os| os["version"] == version && os["state"] == state)
 }
 
-/// The reasons of the node's events, newest first.
-pub fn events(hub: &Hub) -> Result<Vec<String>> {
+/// What the newest event of the node with this reason says.
+pub fn event(hub: &Hub, reason: &str) -> Result<String> {
     let node = status(hub)?;
     let id = node["node"].as_str().context("a node has an id")?;
     let Value::Array(events) = hub.json(&["event", "ls", id])? else { bail!("no list of events") };
-    Ok(events.iter().filter_map(|event| Some(event["reason"].as_str()?.to_owned())).collect())
+    let found = events.iter().find(|event| event["reason"] == reason);
+    let message = found.and_then(|event| event["message"].as_str());
+    Ok(message.with_context(|| format!("no event {reason}: {events:?}"))?.to_owned())
 }
