@@ -9,6 +9,9 @@ use sha2::{Digest, Sha256};
 /// Bytes in a block, of data and of hashes.
 pub(crate) const BLOCK: usize = 4096;
 
+/// Digests of 32 bytes in a block of the tree.
+const HASHES_PER_BLOCK: u64 = BLOCK as u64 / 32;
+
 /// Length of the superblock on disk; a whole block is kept free for it.
 const SUPERBLOCK: usize = 512;
 
@@ -48,7 +51,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What the kernel must be told of a hash tree. None of it is trusted: a wrong value gives another root hash.
+/// What the kernel must be told of a hash tree. None of it is trusted: a wrong salt gives another root hash, a wrong
+/// number of blocks other blocks than those that were hashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Superblock {
     /// Blocks of 4 KiB in the root.
@@ -78,6 +82,19 @@ impl Superblock {
         if self.salt.is_empty() { "-".into() } else { hex(&self.salt) }
     }
 
+    /// Whether a root and a tree partition of these sizes have room for all that it speaks of, the boot record behind the
+    /// tree included. No hash covers the number of blocks, and the kernel refuses one that is larger than the device.
+    pub(crate) fn fits(&self, root: u64, tree: u64) -> bool {
+        const BYTES: u64 = BLOCK as u64;
+        // The superblock and the boot record have a block each.
+        let (mut level, mut blocks) = (self.data_blocks, 2);
+        while level > 1 {
+            level = level.div_ceil(HASHES_PER_BLOCK);
+            blocks += level;
+        }
+        self.data_blocks <= root / BYTES && blocks <= tree / BYTES
+    }
+
     /// Whether `top` is the top block of the tree with this root hash.
     fn leads_to(&self, top: &[u8], root_hash: &RootHash) -> bool {
         let digest = Sha256::new().chain_update(&self.salt).chain_update(top).finalize();
@@ -101,14 +118,15 @@ pub(crate) fn erofs_blocks(first: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::Write;
 
     use proptest::prelude::*;
 
     use super::*;
 
-    fn sample() -> [u8; SUPERBLOCK] {
+    /// Of nine blocks.
+    pub(crate) fn sample() -> [u8; SUPERBLOCK] {
         let mut bytes = [0u8; SUPERBLOCK];
         bytes[..8].copy_from_slice(b"verity\0\0");
         (bytes[8], bytes[12]) = (1, 1);
@@ -147,6 +165,19 @@ mod tests {
         let mut unsalted = sample();
         unsalted[80] = 0;
         assert_eq!(Superblock::parse(&unsalted).unwrap().salt(), "-");
+    }
+
+    #[test]
+    fn the_tree_has_a_block_for_every_128_hashes_of_the_level_below() {
+        const BYTES: u64 = BLOCK as u64;
+        // As `veritysetup format` lays them out.
+        for (data_blocks, tree) in [(2, 1), (128, 1), (129, 2 + 1), (16384, 128 + 1), (16385, 129 + 2 + 1)] {
+            let superblock = Superblock { data_blocks, salt: Vec::new() };
+            let (root, whole) = (data_blocks * BYTES, (1 + tree + 1) * BYTES);
+            assert!(superblock.fits(root, whole), "{data_blocks}");
+            assert!(!superblock.fits(root - 1, whole), "{data_blocks}: a short root");
+            assert!(!superblock.fits(root, whole - 1), "{data_blocks}: a tree that the boot record lies on");
+        }
     }
 
     #[test]
