@@ -8,9 +8,9 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::unistd::syncfs;
 
 use crate::block::Disk;
-use crate::entry::{Entry, EntryName, Plan, plan};
+use crate::entry::{Entry, EntryName, Plan, Rename, plan};
 use crate::verity::RootHash;
-use crate::{Outcome, command_line, log, pe};
+use crate::{Outcome, command_line, log, pe, record, slot};
 
 /// Where it is mounted, in the initrd alone.
 const MOUNT_POINT: &str = "/esp";
@@ -24,7 +24,7 @@ const MAX_FILES: usize = 256;
 /// Debian's defaults, so that no other character set is looked for.
 const OPTIONS: &str = "codepage=437,iocharset=ascii,utf8,fmask=0177,dmask=0077";
 
-/// Takes the tries from every entry on this disk that boots the given root, if there is another that boots.
+/// Takes the tries from every entry on this disk that boots the given root, if there is another that boots or may boot.
 pub(crate) fn mark_spent(disk: &Disk, root_hash: &RootHash) -> Outcome<Plan> {
     let number = disk.layout().and_then(|layout| layout.esp);
     let device = number
@@ -34,13 +34,20 @@ pub(crate) fn mark_spent(disk: &Disk, root_hash: &RootHash) -> Outcome<Plan> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some(device.as_str()), MOUNT_POINT, Some("vfat"), flags, Some(OPTIONS))
         .map_err(|error| format!("failed to mount the EFI system partition {device}: {error}"))?;
-    let result = mark_spent_in(&Path::new(MOUNT_POINT).join(ENTRIES), root_hash);
+    let may_boot = |root_hash: &RootHash| may_boot(disk, root_hash);
+    let result = mark_spent_in(&Path::new(MOUNT_POINT).join(ENTRIES), root_hash, &may_boot);
     umount(MOUNT_POINT).map_err(|error| format!("failed to unmount {device}: {error}"))?;
     result
 }
 
+/// Whether this disk has the root, and nobody has found it damaged. A record that cannot be read says nothing.
+fn may_boot(disk: &Disk, root_hash: &RootHash) -> bool {
+    let slot = slot::on_disk(disk.clone(), root_hash);
+    slot.is_some_and(|slot| !record::read(&slot.tree, root_hash).is_ok_and(|record| record.is_corrupt()))
+}
+
 /// The same for a folder of entries.
-fn mark_spent_in(folder: &Path, root_hash: &RootHash) -> Outcome<Plan> {
+fn mark_spent_in(folder: &Path, root_hash: &RootHash, may_boot: &dyn Fn(&RootHash) -> bool) -> Outcome<Plan> {
     let failed = |error| format!("failed to list the boot entries: {error}");
     let mut files = Vec::new();
     for file in fs::read_dir(folder).map_err(failed)?.take(MAX_FILES) {
@@ -48,19 +55,32 @@ fn mark_spent_in(folder: &Path, root_hash: &RootHash) -> Outcome<Plan> {
     }
     files.sort();
     let entries: Vec<Entry> = files.iter().filter_map(|file| read_entry(folder, file)).collect();
-    let plan = plan(&entries, &files, root_hash);
-    let Plan::MarkSpent(renames) = &plan else { return Ok(plan) };
-    for (from, to) in renames {
-        fs::rename(folder.join(from), folder.join(to))
-            .map_err(|error| format!("failed to rename the boot entry {from} to {to}: {error}"))?;
-        log(&format!("the boot entry {from} is now {to}: the boot loader does not take it any more"));
+    let plan = plan(&entries, &files, root_hash, may_boot);
+    let Plan::MarkSpent { revived, spent } = &plan else { return Ok(plan) };
+    if let Some(revived) = revived {
+        rename(folder, revived, "the boot loader tries it once more")?;
+        sync(folder)?;
     }
-    let handle = File::open(folder).map_err(failed)?;
-    handle
-        .sync_all()
-        .and_then(|()| syncfs(&handle).map_err(Into::into))
-        .map_err(|error| format!("failed to write the boot entries: {error}"))?;
+    for entry in spent {
+        rename(folder, entry, "the boot loader does not take it any more")?;
+    }
+    sync(folder)?;
     Ok(plan)
+}
+
+fn rename(folder: &Path, (from, to): &Rename, meaning: &str) -> Outcome<()> {
+    fs::rename(folder.join(from), folder.join(to))
+        .map_err(|error| format!("failed to rename the boot entry {from} to {to}: {error}"))?;
+    log(&format!("the boot entry {from} is now {to}: {meaning}"));
+    Ok(())
+}
+
+fn sync(folder: &Path) -> Outcome<()> {
+    let written = File::open(folder).and_then(|folder| {
+        folder.sync_all()?;
+        Ok(syncfs(&folder)?)
+    });
+    written.map_err(|error| format!("failed to write the boot entries: {error}"))
 }
 
 /// An entry of ours whose kernel image names a root; anything else is left alone and boots nothing of ours.
@@ -99,16 +119,23 @@ mod tests {
     }
 
     fn mark(folder: &tempfile::TempDir) -> Plan {
+        mark_where(folder, &|_| false)
+    }
+
+    fn mark_where(folder: &tempfile::TempDir, may_boot: &dyn Fn(&RootHash) -> bool) -> Plan {
         let bad = RootHash::parse(&"0a".repeat(32)).unwrap();
-        mark_spent_in(folder.path(), &bad).unwrap()
+        mark_spent_in(folder.path(), &bad, may_boot).unwrap()
     }
 
     #[test]
     fn the_bad_entry_is_found_by_its_root_and_loses_its_tries() {
         let entries = folder(&[("cairn_2.efi", &root("0a")), ("cairn_1.efi", &root("0b"))]);
-        assert!(matches!(mark(&entries), Plan::MarkSpent(renames) if renames.len() == 1));
+        assert!(matches!(mark(&entries), Plan::MarkSpent { spent, .. } if spent.len() == 1));
         assert_eq!(names(&entries), ["cairn_1.efi", "cairn_2+0-1.efi"]);
-        assert!(matches!(mark(&entries), Plan::MarkSpent(renames) if renames.is_empty()), "once is enough");
+        assert!(
+            matches!(mark(&entries), Plan::MarkSpent { spent, .. } if spent.is_empty()),
+            "once is enough"
+        );
         assert_eq!(names(&entries), ["cairn_1.efi", "cairn_2+0-1.efi"]);
     }
 
@@ -127,10 +154,21 @@ mod tests {
     }
 
     #[test]
+    fn a_newer_system_that_was_set_aside_is_tried_once_more() {
+        let entries = folder(&[("cairn_1.efi", &root("0a")), ("cairn_2+0-1.efi", &root("0b"))]);
+        let other = RootHash::parse(&"0b".repeat(32)).unwrap();
+        assert_eq!(mark(&entries), Plan::NoOther, "it is not there, or damaged");
+        assert_eq!(names(&entries), ["cairn_1.efi", "cairn_2+0-1.efi"]);
+        let plan = mark_where(&entries, &|root| *root == other);
+        assert!(matches!(plan, Plan::MarkSpent { revived: Some(_), .. }), "{plan:?}");
+        assert_eq!(names(&entries), ["cairn_1+0-1.efi", "cairn_2+1-1.efi"]);
+    }
+
+    #[test]
     fn a_root_of_another_disk_changes_nothing() {
         let entries = folder(&[("cairn_1.efi", &root("0b"))]);
         assert_eq!(mark(&entries), Plan::NotListed);
         let gone = RootHash::parse(&"0a".repeat(32)).unwrap();
-        assert!(mark_spent_in(&entries.path().join("gone"), &gone).is_err());
+        assert!(mark_spent_in(&entries.path().join("gone"), &gone, &|_| true).is_err());
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn run(trouble: &Trouble, root_hash: &RootHash) -> Next {
     let disks = trouble.disks();
     for disk in &disks {
         match esp::mark_spent(disk, root_hash) {
-            Ok(Plan::MarkSpent(_)) => return Next::OtherEntry(why),
+            Ok(Plan::MarkSpent { .. }) => return Next::OtherEntry(why),
             Ok(Plan::NoOther) => break,
             Ok(Plan::NotListed) => log(&format!("no boot entry on {} boots this root", disk.name())),
             Err(error) => log(&error),
