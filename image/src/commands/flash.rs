@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use cairn_image::flash;
-use cairn_image::flash::disks::{Disk, DiskError, Host, decimal};
+use cairn_image::flash::disks::{Disk, Host, decimal};
 use cairn_image::flash::image::Image;
 use cairn_image::flash::progress::{Meter, Step};
 use cairn_image::flash::provision::{Provisioning, Sources};
-use cairn_image::flash::target::FileTarget;
+use cairn_image::flash::target::{FileTarget, is_shared};
 use clap::Args;
 
 /// What `cairn-image flash` is told.
@@ -49,15 +49,58 @@ pub(crate) struct FlashArgs {
 
 /// Where an image goes.
 enum Place {
-    Disk(Disk),
+    Disk(Shown),
     File,
 }
 
+/// A disk as it was shown and agreed to.
+struct Shown {
+    disk: Disk,
+    /// The kernel's number for this medium in this device, which nothing gets twice; older kernels have none.
+    sequence: String,
+}
+
+impl Shown {
+    /// Looks at the device with this number; `path` is what was named.
+    fn look(root: &Path, path: &Path, (major, minor): (u64, u64)) -> Result<Self> {
+        let disk = Host::read(root)?.find(path, major, minor)?;
+        let sequence = root.join(format!("sys/block/{}/diskseq", disk.name));
+        let sequence = fs::read_to_string(sequence).map(|text| text.trim().to_owned()).unwrap_or_default();
+        Ok(Self { disk, sequence })
+    }
+
+    /// Looks again, at the device that is open. Minutes have passed since: a stick may have been changed for another that
+    /// has its name now, or been mounted.
+    fn ensure_still(&self, root: &Path, path: &Path, number: (u64, u64), needed: u64) -> Result<()> {
+        let now = Self::look(root, path, number)?;
+        let what = |shown: &Self| {
+            (shown.disk.name.clone(), shown.disk.model.clone(), shown.disk.size, shown.sequence.clone())
+        };
+        ensure!(
+            what(&now) == what(self),
+            "{} is no longer the disk that was shown ({}): now it is {}; nothing was written: \
+             look at `cairn-image flash --list` and start again",
+            path.display(),
+            self.describe(),
+            now.describe()
+        );
+        Ok(now.disk.check(needed)?)
+    }
+
+    fn describe(&self) -> String {
+        let model = if self.disk.model.is_empty() { "a disk" } else { &self.disk.model };
+        format!("{model} of {}", decimal(self.disk.size))
+    }
+}
+
+/// Where this machine tells of itself.
+const ROOT: &str = "/";
+
 /// Lists, or checks, asks, writes and verifies.
 pub(crate) fn run(args: FlashArgs) -> Result<()> {
-    let host = || Host::read(Path::new("/"));
+    let root = Path::new(ROOT);
     if args.list {
-        print!("{}", table(&host()?.disks()?));
+        print!("{}", table(&Host::read(root)?.disks()?));
         return Ok(());
     }
     let (Some(image), Some(path)) = (args.image, args.target) else { bail!("name an image and a disk") };
@@ -69,15 +112,20 @@ pub(crate) fn run(args: FlashArgs) -> Result<()> {
         network: args.network,
     };
     let provisioning = Provisioning::read(&sources)?;
-    let place = place(&path, host)?;
+    let secret = sources.token.is_some();
+    let place = place(&path, root)?;
+    if let (Place::File, Ok(metadata)) = (&place, fs::metadata(&path)) {
+        // Before the image is read: that takes a while.
+        ensure_private(&path, secret && is_shared(metadata.mode()))?;
+    }
     let mut screen = Screen::new();
     let inspected = Image::inspect(&image, &mut |done, total| screen.show(Step::Checking, done, total));
     screen.end();
     let mut image = inspected?;
     let size = image.table.size;
     println!("{}: Cairn {}, {}", image.path().display(), image.version, decimal(size));
-    if let Place::Disk(disk) = &place {
-        disk.check(size)?;
+    if let Place::Disk(shown) = &place {
+        shown.disk.check(size)?;
     }
     provisioning.write(&mut image.esp)?;
     if !provisioning.is_empty() {
@@ -86,13 +134,7 @@ pub(crate) fn run(args: FlashArgs) -> Result<()> {
     if !args.yes {
         confirm(&path, &place)?;
     }
-    let failed =
-        || format!("failed to open {} for writing; is it yours, and does nothing use it?", path.display());
-    let mut target = match &place {
-        // What changed since the disk was looked at, the kernel knows: it refuses one that is in use.
-        Place::Disk(disk) => FileTarget::device(&path, disk.size).with_context(failed)?,
-        Place::File => FileTarget::file(&path, size).with_context(failed)?,
-    };
+    let mut target = open(root, &path, &place, size, secret)?;
     let flashed = flash::flash(&image, &mut target, &mut |step, done, total| screen.show(step, done, total));
     screen.end();
     let flashed = flashed?;
@@ -101,8 +143,37 @@ pub(crate) fn run(args: FlashArgs) -> Result<()> {
     Ok(())
 }
 
+/// Opens what is written to, and makes sure that it is what was agreed to.
+fn open(root: &Path, path: &Path, place: &Place, size: u64, secret: bool) -> Result<FileTarget> {
+    let failed =
+        || format!("failed to open {} for writing; is it yours, and does nothing use it?", path.display());
+    let target = match place {
+        // The kernel refuses one that is in use by now.
+        Place::Disk(shown) => {
+            let target = FileTarget::device(path, shown.disk.size).with_context(failed)?;
+            shown.ensure_still(root, path, target.device_number().with_context(failed)?, size)?;
+            target
+        }
+        Place::File => {
+            let target = FileTarget::file(path, size).with_context(failed)?;
+            ensure_private(path, secret && target.is_shared().with_context(failed)?)?;
+            target
+        }
+    };
+    Ok(target)
+}
+
+fn ensure_private(path: &Path, exposed: bool) -> Result<()> {
+    ensure!(
+        !exposed,
+        "{0} may be read by others than its owner, and the enrolment token would lie in it; `chmod 600 {0}` first",
+        path.display()
+    );
+    Ok(())
+}
+
 /// Looks at what was named, without opening it.
-fn place(path: &Path, host: impl Fn() -> Result<Host, DiskError>) -> Result<Place> {
+fn place(path: &Path, root: &Path) -> Result<Place> {
     let metadata = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             ensure!(
@@ -117,10 +188,10 @@ fn place(path: &Path, host: impl Fn() -> Result<Host, DiskError>) -> Result<Plac
     let kind = metadata.file_type();
     if kind.is_block_device() {
         let (major, minor) = (nix::sys::stat::major(metadata.rdev()), nix::sys::stat::minor(metadata.rdev()));
-        let disk = host()?.find(path, major, minor)?;
+        let shown = Shown::look(root, path, (major, minor))?;
         // Before the image is read: that takes a while.
-        disk.check(0)?;
-        return Ok(Place::Disk(disk));
+        shown.disk.check(0)?;
+        return Ok(Place::Disk(shown));
     }
     ensure!(kind.is_file(), "{} is neither a disk nor a plain file; name one of these", path.display());
     Ok(Place::File)
@@ -129,10 +200,7 @@ fn place(path: &Path, host: impl Fn() -> Result<Host, DiskError>) -> Result<Plac
 /// Asks for the name of what will be lost; a file that is not there yet loses nothing.
 fn confirm(path: &Path, place: &Place) -> Result<()> {
     let (name, what) = match place {
-        Place::Disk(disk) => {
-            let model = if disk.model.is_empty() { "a disk" } else { &disk.model };
-            (disk.name.clone(), format!("{model} of {}", decimal(disk.size)))
-        }
+        Place::Disk(shown) => (shown.disk.name.clone(), shown.describe()),
         Place::File => {
             let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -243,12 +311,96 @@ mod tests {
 
     #[test]
     fn only_disks_and_files_are_places() {
-        let host = || -> Result<Host, _> { panic!("a file needs no look at the disks") };
+        let root = Path::new("/a file needs no look at the disks");
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(place(&folder.path().join("new"), host).unwrap(), Place::File));
-        let refused = |path: &Path| place(path, host).err().unwrap().to_string();
+        assert!(matches!(place(&folder.path().join("new"), root).unwrap(), Place::File));
+        let refused = |path: &Path| place(path, root).err().unwrap().to_string();
         assert!(refused(folder.path()).contains("neither a disk nor"));
         assert!(refused(Path::new("/dev/null")).contains("neither a disk nor"));
         assert!(refused(Path::new("/dev/no-such-disk")).contains("--list"), "no file is made in /dev");
+    }
+
+    /// A machine with one stick, 8:16, as /sys and /proc show it.
+    fn machine() -> tempfile::TempDir {
+        let machine = tempfile::tempdir().unwrap();
+        let attributes = [
+            ("dev", "8:16"),
+            ("size", "8388608"),
+            ("queue/logical_block_size", "512"),
+            ("ro", "0"),
+            ("device/model", "Ultra"),
+            ("diskseq", "41"),
+            ("sdb1/partition", "1"),
+            ("sdb1/dev", "8:17"),
+        ];
+        for (name, value) in attributes {
+            set(&machine, &format!("sys/block/sdb/{name}"), value);
+        }
+        set(&machine, "proc/self/mountinfo", "");
+        machine
+    }
+
+    fn set(machine: &tempfile::TempDir, path: &str, value: &str) {
+        let path = machine.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("{value}\n")).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_is_not_what_was_shown_is_not_written_to() {
+        let named = Path::new("/dev/sdb");
+        let table: [(&str, &str, &[&str]); 8] = [
+            (
+                "sys/block/sdb/diskseq",
+                "42",
+                &["no longer the disk that was shown (Ultra of 4.2 GB)", "--list"],
+            ),
+            (
+                "sys/block/sdb/device/model",
+                "Extreme",
+                &["now it is Extreme of 4.2 GB", "nothing was written"],
+            ),
+            ("sys/block/sdb/size", "8388600", &["no longer the disk"]),
+            ("sys/block/sdb/ro", "1", &["read-only"]),
+            ("proc/self/mountinfo", "36 29 8:17 / /mnt rw - vfat /dev/sdb1 rw", &["sdb1 is mounted on /mnt"]),
+            ("proc/swaps", "Filename\n/dev/sdb1 partition 1 0 -2", &["sdb1 is swap"]),
+            ("sys/block/sdb/holders/dm-0/.keep", "", &["part of dm-0"]),
+            ("sys/block/sdb/dev", "8:32", &["no disk of this machine"]),
+        ];
+        for (path, value, expected) in table {
+            let machine = machine();
+            let shown = Shown::look(machine.path(), named, (8, 16)).unwrap();
+            let still = || shown.ensure_still(machine.path(), named, (8, 16), 1 << 30);
+            still().unwrap();
+            set(&machine, path, value);
+            let said = still().unwrap_err().to_string();
+            assert!(expected.iter().all(|part| said.contains(part)), "{path}: {said}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_disk_that_leads_elsewhere_by_now_is_noticed() {
+        let machine = machine();
+        let named = Path::new("/dev/disk/by-id/stick");
+        let shown = Shown::look(machine.path(), named, (8, 16)).unwrap();
+        for (name, value) in [("dev", "8:32"), ("size", "8388608"), ("queue/logical_block_size", "512")] {
+            set(&machine, &format!("sys/block/sdc/{name}"), value);
+        }
+        let said = shown.ensure_still(machine.path(), named, (8, 32), 0).unwrap_err().to_string();
+        assert!(said.contains("no longer the disk"), "{said}");
+        let said = shown.ensure_still(machine.path(), named, (8, 17), 0).unwrap_err().to_string();
+        assert!(said.contains("is a partition"), "{said}");
+    }
+
+    #[test]
+    fn a_token_does_not_go_into_a_file_that_others_may_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        open(Path::new(ROOT), &path, &Place::File, 4096, true).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let said = open(Path::new(ROOT), &path, &Place::File, 4096, true).unwrap_err().to_string();
+        assert!(said.contains("chmod 600") && said.contains("token"), "{said}");
+        open(Path::new(ROOT), &path, &Place::File, 4096, false).unwrap();
     }
 }

@@ -3,8 +3,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate, posix_fadvise};
@@ -51,10 +52,14 @@ pub trait Target {
     fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
 }
 
+/// Whether a file of this mode may be read by others than its owner.
+pub fn is_shared(mode: u32) -> bool {
+    mode & 0o044 != 0
+}
+
 /// A block device or a plain file.
 #[derive(Debug)]
 pub struct FileTarget {
-    path: PathBuf,
     file: File,
     is_device: bool,
     size: u64,
@@ -73,14 +78,15 @@ impl FileTarget {
         if !exclusive.metadata()?.file_type().is_block_device() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no block device"));
         }
-        Ok(Self::new(path, exclusive, true, size))
+        Ok(Self::new(exclusive, true, size))
     }
 
-    /// A plain file: an existing one keeps its size, a new one gets `size_if_new`.
+    /// A plain file: an existing one keeps its size and mode, a new one gets `size_if_new` and is for its owner alone: an
+    /// image may hold a token.
     pub fn file(path: &Path, size_if_new: u64) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        let file = match options.clone().create_new(true).open(path) {
+        let file = match options.clone().create_new(true).mode(0o600).open(path) {
             Ok(file) => {
                 file.set_len(size_if_new)?;
                 file
@@ -92,11 +98,28 @@ impl FileTarget {
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a disk nor a plain file"));
         }
-        Ok(Self::new(path, file, false, metadata.len()))
+        Ok(Self::new(file, false, metadata.len()))
     }
 
-    fn new(path: &Path, file: File, is_device: bool, size: u64) -> Self {
-        Self { path: path.into(), file, is_device, size, backlog: 0, direct: None, buffer: Vec::new() }
+    fn new(file: File, is_device: bool, size: u64) -> Self {
+        Self { file, is_device, size, backlog: 0, direct: None, buffer: Vec::new() }
+    }
+
+    /// Major and minor number of the device that is open, whatever its name leads to by now.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn device_number(&self) -> io::Result<(u64, u64)> {
+        let number = self.file.metadata()?.rdev();
+        Ok((nix::sys::stat::major(number), nix::sys::stat::minor(number)))
+    }
+
+    /// Whether others than its owner may read what is open.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn is_shared(&self) -> io::Result<bool> {
+        Ok(is_shared(self.file.metadata()?.mode()))
     }
 
     /// Has the disk catch up from time to time.
@@ -173,8 +196,9 @@ impl Target for FileTarget {
     fn settle(&mut self) -> io::Result<()> {
         self.file.sync_all()?;
         posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
-        self.direct =
-            OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open(&self.path).ok();
+        // What is open, and not what has its name by now.
+        let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        self.direct = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open(same).ok();
         Ok(())
     }
 
@@ -187,5 +211,43 @@ impl Target for FileTarget {
             }
             result => result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_new_file_is_for_its_owner_alone_and_an_existing_one_keeps_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let (new, old) = (folder.path().join("new"), folder.path().join("old"));
+        let target = FileTarget::file(&new, 4096).unwrap();
+        assert_eq!(fs::metadata(&new).unwrap().mode() & 0o777, 0o600);
+        assert!(!target.is_shared().unwrap());
+        fs::write(&old, b"x").unwrap();
+        for (mode, shared) in [(0o644, true), (0o640, true), (0o604, true), (0o600, false), (0o622, false)] {
+            fs::set_permissions(&old, fs::Permissions::from_mode(mode)).unwrap();
+            let target = FileTarget::file(&old, 4096).unwrap();
+            assert_eq!((target.size(), target.is_shared().unwrap()), (1, shared), "{mode:o}");
+            assert_eq!(fs::metadata(&old).unwrap().mode() & 0o777, mode);
+        }
+    }
+
+    #[test]
+    fn what_is_read_back_is_what_was_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let mut target = FileTarget::file(&path, 8192).unwrap();
+        target.write_at(0, &[7; 8192]).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, [9; 8192]).unwrap();
+        target.settle().unwrap();
+        let mut bytes = [0; 8192];
+        target.read_at(0, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 7), "another file has its name by now");
     }
 }
