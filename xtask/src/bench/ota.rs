@@ -75,6 +75,10 @@ fn fetched(later: Later, patch: &Installed, chunks: &Installed, peers: &[Peer]) 
     let others = peers.iter().filter(|peer| peer.name != peers::FULL);
     rows.extend(others.map(|peer| row(peer.name.to_owned(), peer.megabytes())));
     if later == Later::Month {
+        rows.push(row(
+            "what is new and does not compress, alone".to_owned(),
+            workload::NEW_BYTES as f64 / 1e6,
+        ));
         let (figure, baseline) = RAUC_QUOTED;
         let what = "RAUC adaptive, quoted from another image".to_owned();
         rows.push(Row { what, figure, baseline, unit: "MB", against: "that image with zstd -19" });

@@ -27,8 +27,8 @@ const PACKAGE: &str = "libssl3t64";
 /// One file in so many is rebuilt within a month.
 const EVERY: usize = 33;
 
-/// Bytes that a month brings.
-const NEW_BYTES: usize = 4_000_000;
+/// Bytes that a month brings, and that everybody has to fetch.
+pub(super) const NEW_BYTES: usize = 4_000_000;
 
 /// A page of a program.
 const PAGE: usize = 4096;
