@@ -50,6 +50,10 @@ pub struct LinkStatus {
     pub refusal: Option<String>,
     /// When the hub last answered.
     pub last_contact: Option<Timestamp>,
+    /// When what the hub said was last verified: an answer alone shows neither that this OS verifies nor that it stores.
+    pub verified: Option<Instant>,
+    /// By how many seconds the hub's clock is ahead of this node's, as far as that is known.
+    pub skew_seconds: i64,
     /// The hub's address.
     pub hub: Option<String>,
 }
@@ -112,6 +116,8 @@ pub fn build(
         problem: None,
         refusal: None,
         last_contact: None,
+        verified: None,
+        skew_seconds: 0,
         hub: hub_address,
     });
     let (hub, hub_out) = watch::channel(None);
@@ -153,6 +159,14 @@ impl Task {
     fn heard(&self) {
         let now = Timestamp::now();
         self.status.send_modify(|status| status.last_contact = Some(now));
+    }
+
+    /// The hub was heard, and what it said is verified; also where it had nothing newer.
+    fn believed(&self, skew_seconds: i64) {
+        self.heard();
+        self.status.send_modify(|status| {
+            (status.verified, status.skew_seconds) = (Some(Instant::now()), skew_seconds);
+        });
     }
 
     /// What enrolment gave, now or earlier.
@@ -356,7 +370,7 @@ impl Task {
         let clock = Clock { system: Timestamp::now(), os_build: self.config.clock.floor };
         let begun = Instant::now();
         let newer = puller.pull(client, clock, self.applied()).await?;
-        self.heard();
+        self.believed(client.skew_seconds());
         if let Some(newer) = newer {
             let generation = newer.desired.generation;
             let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

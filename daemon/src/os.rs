@@ -20,19 +20,22 @@ use crate::{
     pull::chain, report::Reporter, source::HubClient, status::WorkStatus,
 };
 
+mod armed;
 mod carrier;
 mod command;
 pub mod confirm;
 mod engine;
 mod follow;
 mod gate;
+mod open;
 mod requests;
 mod token;
 mod trial;
 mod window;
 
-use engine::{Engine, Find, Opened};
-use gate::Verdict;
+use engine::{Engine, Find};
+use gate::{Contact, Verdict};
+use open::Patience;
 use trial::{Clock, Terms, Trial};
 
 /// Requests that wait for the task.
@@ -117,6 +120,7 @@ pub struct Task {
     config: Config,
     out: Outputs,
     requests: mpsc::Receiver<OsRequest>,
+    patience: Patience,
 }
 
 /// Makes the task and its handle.
@@ -134,7 +138,7 @@ pub fn build(config: Config) -> (Os, Task) {
         verdict: verdict_out,
         requests,
     };
-    (os, Task { config, out, requests: received })
+    (os, Task { config, out, requests: received, patience: Patience::default() })
 }
 
 impl Task {
@@ -155,35 +159,23 @@ impl Task {
     }
 
     async fn live(self, find: Find, bus: mpsc::Receiver<OsRequest>) {
-        let opened = match Engine::start(find, self.config.state_dir.clone()) {
-            Ok((engine, opened)) => {
-                opened.await.map(|opened| (engine, opened)).map_err(|_| engine::Gone.to_string())
-            }
-            Err(e) => Err(e.to_string()),
-        };
-        match opened {
-            Ok((engine, Opened::Ready { startup, machine })) => {
-                let Self { config, out, requests } = self;
-                let requests = [bus, requests];
+        let Self { config, out, requests, patience } = self;
+        let mut requests = [bus, requests];
+        match open::open(&find, &config.state_dir, patience, &out, &mut requests).await {
+            Some((engine, startup, machine)) => {
                 let (note, follow) = (Note::default(), follow::State::default());
                 Node { config, out, engine, machine, requests, note, follow }.run(startup).await;
             }
             // Who asks is refused at once, where nobody is there to be asked.
-            Ok((_, Opened::NotAnAppliance)) => {
-                drop(bus);
-                self.without_slots().await;
-            }
-            Ok((_, Opened::Failed(cause))) | Err(cause) => {
-                drop(bus);
-                self.with_a_broken_disk(cause).await;
+            None => {
+                drop(requests);
+                Self::without_slots(config, out).await;
             }
         }
     }
 
     /// Not a disk of ours: an OS that is wanted all the same is a problem to tell.
-    async fn without_slots(self) {
-        let Self { mut config, out, requests } = self;
-        drop(requests);
+    async fn without_slots(mut config: Config, out: Outputs) {
         out.verdict.send_replace(Some(Ok(())));
         loop {
             let wanted = config.desired.borrow_and_update().as_ref().and_then(|a| a.os.clone());
@@ -198,16 +190,6 @@ impl Task {
                 return std::future::pending().await;
             }
         }
-    }
-
-    async fn with_a_broken_disk(self, cause: String) {
-        let Self { out, requests, .. } = self;
-        drop(requests);
-        tracing::error!("the OS cannot be updated: {cause}");
-        out.problem.send_replace(Some(format!("the OS cannot be updated: {cause}")));
-        out.verdict.send_replace(Some(Err(cause)));
-        // The senders stay: who watches must not take this for the daemon's end.
-        std::future::pending().await
     }
 }
 
@@ -369,7 +351,10 @@ impl Node {
         };
         let terms = Terms {
             expected,
-            hub: attempt.health.hub && self.config.has_hub,
+            hub: (attempt.health.hub && self.config.has_hub).then_some(match attempt.hub_verified {
+                true => Contact::Verified,
+                false => Contact::Answered,
+            }),
             deadline: Duration::from_secs(u64::from(attempt.health.deadline_seconds)),
             commands: vec![
                 ("the release's health command", attempt.health_command.clone()),
@@ -481,10 +466,7 @@ impl Node {
     fn is_settled(&self) -> bool {
         let (desired, work) = (self.config.desired.borrow(), self.config.work.borrow());
         let Some(desired) = desired.as_ref() else { return false };
-        let settled = |w: &cairn_model::report::WorkloadStatus| {
-            trial::is_well(w) || w.state == cairn_model::report::WorkloadState::Completed
-        };
-        work.generation == desired.desired.generation && work.workloads.iter().all(settled)
+        work.generation == desired.desired.generation && work.workloads.iter().all(trial::is_well)
     }
 }
 

@@ -151,6 +151,15 @@ mod tests {
     }
 
     #[test]
+    fn a_poweroff_while_an_os_is_tried_is_no_failure_of_it() {
+        // A oneshot that is stopped by its signal counts as failed otherwise, and its FailureAction= is a restart.
+        let unit = include_str!("../../../dist/node/usr/lib/systemd/system/cairn-os-confirm.service");
+        let lines: Vec<&str> = unit.lines().collect();
+        assert!(lines.contains(&"FailureAction=reboot") && lines.contains(&"Type=oneshot"));
+        assert!(lines.contains(&"SuccessExitStatus=SIGTERM"));
+    }
+
+    #[test]
     fn a_machine_that_is_no_appliance_fails_nothing() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(this_boot(dir.path()), Boot::Ordinary(_)));

@@ -71,6 +71,7 @@ pub(super) struct Engine {
 pub(super) struct Gone;
 
 /// Where the machine is looked for: below `/`, or one that a test made.
+#[derive(Debug, Clone)]
 pub(super) enum Find {
     /// The machine that runs, its files below this folder.
     Below(PathBuf),

@@ -12,11 +12,9 @@ use std::{
 
 use cairn_model::{
     Digest,
-    desired::RebootPolicy,
     report::{OsState, Severity},
 };
 use cairn_ota::{Admission, Carrier, FolderCarrier, Refusal, Updater};
-use jiff::Timestamp;
 use tokio::{
     sync::oneshot,
     task::AbortHandle,
@@ -24,10 +22,9 @@ use tokio::{
 };
 
 use super::{
-    Node, Note, RESTART_AGAIN,
+    Node, Note, armed,
     carrier::{self, Patience},
-    engine, token, trial,
-    window::{self, Opening},
+    engine, token,
 };
 use crate::{
     assemble::WantedOs,
@@ -36,7 +33,7 @@ use crate::{
 };
 
 /// A look is due at least this often: windows open by the clock, which may be set.
-const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 /// First and longest pause before an installation that failed is tried again.
 const INSTALL_RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(900));
 /// With so much available memory the larger limit is taken; both are what the updater keeps to.
@@ -55,7 +52,9 @@ pub(super) struct State {
     complained: Option<String>,
     /// Restart now, whatever the policy.
     pub(super) apply: bool,
-    restart_asked: Option<Instant>,
+    pub(super) restart_asked: Option<Instant>,
+    /// When it was last saved what the release that stands written must live up to.
+    pub(super) remembered: Option<Instant>,
     /// Where the release lies that somebody wants installed from a folder.
     pub(super) folder: Option<(Digest, PathBuf)>,
     /// Who waits until the wanted release stands written.
@@ -72,6 +71,7 @@ impl Default for State {
             complained: None,
             apply: false,
             restart_asked: None,
+            remembered: None,
             folder: None,
             waiting: Vec::new(),
         }
@@ -89,7 +89,7 @@ impl State {
         self.retry_at = Instant::now();
     }
 
-    fn answer(&mut self, result: &Result<(), String>) {
+    pub(super) fn answer(&mut self, result: &Result<(), String>) {
         for reply in self.waiting.drain(..) {
             // Who asked may have left.
             let _ = reply.send(result.clone());
@@ -159,16 +159,20 @@ impl Node {
             }
             return LOOK_INTERVAL;
         }
-        if self.follow.apply {
-            return self.restart_now().await;
-        }
         let Some(wanted) = wanted else {
-            self.set_note(Note::default());
+            let problem = self.nothing_is_wanted().await;
+            self.set_note(problem.map_or_else(Note::default, Note::detail));
             self.follow.answer(&Err("no OS is desired any more; `cairn os set` it".to_owned()));
             return LOOK_INTERVAL;
         };
         let asked = wanted.clone();
         let admitted = self.engine.call(move |updater, _| admit(updater, &asked)).await;
+        // Who asked for the restart asked for what stood written then.
+        self.follow.apply &= match &admitted {
+            Ok(Ok(admission)) => *admission == Admission::Armed,
+            Ok(Err(refused)) => refused.passes,
+            Err(_) => true,
+        };
         match admitted {
             Ok(Ok(Admission::Runs)) => {
                 let told = self.engine.status.borrow().as_ref().and_then(|status| status.release.clone());
@@ -209,7 +213,7 @@ impl Node {
     }
 
     /// Says it once.
-    async fn complain(&mut self, severity: Severity, reason: &str, message: String) {
+    pub(super) async fn complain(&mut self, severity: Severity, reason: &str, message: String) {
         if self.follow.complained.as_ref() != Some(&message) {
             tracing::warn!("{message}");
             self.follow.complained = Some(message.clone());
@@ -264,6 +268,7 @@ impl Node {
             (Ok(()), Some(wanted)) => {
                 self.follow.backoff.reset();
                 (self.follow.complained, self.follow.folder) = (None, None);
+                self.follow.remembered = None;
                 let message = format!("OS {} stands written and verified", wanted.release.version);
                 tracing::info!("{message}");
                 self.config.reporter.event(Severity::Info, "os-update-written", message).await;
@@ -288,67 +293,6 @@ impl Node {
             }
         }
     }
-
-    /// It stands written: restart when the policy says so.
-    async fn armed(&mut self, wanted: &WantedOs) -> Duration {
-        self.follow.answer(&Ok(()));
-        let waits = match &wanted.wanted.reboot {
-            RebootPolicy::AtOnce => None,
-            RebootPolicy::Manual => Some((LOOK_INTERVAL, "waits for `cairn os apply`".to_owned())),
-            RebootPolicy::Window { windows, time_zone } => {
-                let now = Timestamp::now();
-                match window::opening(windows, time_zone, now) {
-                    Ok(Opening::Open) => None,
-                    Ok(Opening::At(at)) => {
-                        let until = u64::try_from(at.duration_since(now).as_secs()).unwrap_or(0);
-                        let text = format!("waits for its maintenance window, which opens at {at}");
-                        Some((Duration::from_secs(until.max(1)).min(LOOK_INTERVAL), text))
-                    }
-                    Err(why) => Some((LOOK_INTERVAL, format!("no maintenance window: {why}"))),
-                }
-            }
-        };
-        match waits {
-            None => self.restart_now().await,
-            Some((again, text)) => {
-                self.set_note(Note::detail(text));
-                again
-            }
-        }
-    }
-
-    /// Restarts into the other slot: which workloads are well is remembered first, then the node is told.
-    async fn restart_now(&mut self) -> Duration {
-        if let Some(asked) = self.follow.restart_asked
-            && let Some(left) = RESTART_AGAIN.checked_sub(asked.elapsed())
-        {
-            return left;
-        }
-        let work = self.config.work.borrow().clone();
-        let well: Vec<String> =
-            work.workloads.iter().filter(|w| trial::is_well(w)).map(trial::unit_of).collect();
-        let remembered = self.engine.call(move |updater, _| updater.expect_healthy(&well, false)).await;
-        let problem = match remembered {
-            Ok(Ok(())) => None,
-            Ok(Err(e)) => Some(chain(&e)),
-            Err(gone) => Some(gone.to_string()),
-        };
-        if let Some(problem) = problem {
-            self.set_note(Note::detail(format!("what runs well cannot be remembered: {problem}")));
-            return LOOK_INTERVAL;
-        }
-        self.follow.restart_asked = Some(Instant::now());
-        self.set_note(Note::detail("restarts now"));
-        let message = "restarts into the OS that stands written".to_owned();
-        tracing::info!("{message}");
-        self.config.reporter.event_stored(Severity::Info, "os-restarting", message).await;
-        if let Err(e) = self.config.restart.restart_machine().await {
-            self.follow.apply = false;
-            self.set_note(Note::detail(format!("{e}; restart the node by hand")));
-            self.complain(Severity::Error, "os-not-restarted", e.to_string()).await;
-        }
-        RESTART_AGAIN
-    }
 }
 
 /// A refusal, and whether an earlier daemon has told of it: in which state the updater remembers that release.
@@ -363,7 +307,20 @@ fn admit(
     updater: &mut Updater,
     WantedOs { digest, release, wanted }: &WantedOs,
 ) -> Result<Admission, Refused> {
-    let refusal = match updater.admit(digest, release, wanted) {
+    let admitted = updater.admit(digest, release, wanted);
+    let upkeep = match &admitted {
+        // What is asked of it may have changed since it was armed.
+        Ok(Admission::Armed) => updater.retarget(digest, release, wanted).map_err(|e| chain(&e)),
+        Ok(Admission::Install) => armed::take_back(updater, false).map_err(|e| armed::not_taken_back(&e)),
+        Err(refusal) if refusal.may_pass() => Ok(()),
+        Ok(Admission::Runs) | Err(_) => {
+            armed::take_back(updater, true).map_err(|e| armed::not_taken_back(&e))
+        }
+    };
+    if let Err(why) = upkeep {
+        return Err(Refused { why, told: None, passes: true });
+    }
+    let refusal = match admitted {
         Ok(admission) => return Ok(admission),
         Err(refusal) => refusal,
     };

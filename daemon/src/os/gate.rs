@@ -2,8 +2,37 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use crate::link::LinkStatus;
+
 /// For so long everything must hold without a break: a workload that ends as soon as it has started runs in between.
 pub(super) const STEADY: Duration = Duration::from_secs(5);
+
+/// For so long where a workload counts that nothing checks: it may end later, again and again.
+pub(super) const UNCHECKED: Duration = Duration::from_secs(30);
+
+/// What is asked of the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contact {
+    /// It has answered: before the restart no more came of it either.
+    Answered,
+    /// What it says is verified and stored: without that no further update would ever come.
+    Verified,
+}
+
+impl Contact {
+    /// What is missing of it.
+    pub(super) fn missing(self, link: &LinkStatus) -> Option<String> {
+        let refusal = || link.refusal.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        match self {
+            _ if link.last_contact.is_none() => Some("the hub has not answered since the restart".to_owned()),
+            Self::Verified if link.verified.is_none() => Some(format!(
+                "the hub has answered, and what it says was not verified since the restart as it was before{}",
+                refusal()
+            )),
+            Self::Answered | Self::Verified => None,
+        }
+    }
+}
 
 /// What a command said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,12 +59,14 @@ pub(super) struct Command {
 pub(super) struct Seen<'a> {
     /// Units that were well before the restart, and how each stands now.
     pub(super) workloads: Vec<Workload<'a>>,
-    /// Whether the hub has answered since the start; `None` where it need not.
-    pub(super) hub: Option<bool>,
+    /// What is missing of the hub; `None` where nothing is.
+    pub(super) hub: Option<String>,
     /// The commands that must pass.
     pub(super) commands: &'a [Command],
     /// Since when all of it has held, up to now.
     pub(super) steady: Duration,
+    /// For so long it must hold.
+    pub(super) must_hold: Duration,
     /// Since the trial began.
     pub(super) elapsed: Duration,
     /// When it ends.
@@ -68,13 +99,12 @@ pub(super) fn missing(seen: &Seen<'_>) -> Vec<String> {
         let how = w.ill.as_ref()?;
         Some(format!("workload {} ran well before the update and does not now: {how}", w.unit))
     });
-    let hub = (seen.hub == Some(false)).then(|| "the hub has not answered since the restart".to_owned());
     let commands = seen.commands.iter().filter_map(|command| match &command.answer {
         Answer::Passed => None,
         Answer::None => Some(format!("{} has not ended", command.whose)),
         Answer::Failed(how) => Some(format!("{} fails: {how}", command.whose)),
     });
-    ill.chain(hub).chain(commands).collect()
+    ill.chain(seen.hub.clone()).chain(commands).collect()
 }
 
 /// Decides.
@@ -82,7 +112,7 @@ pub(super) fn judge(seen: &Seen<'_>) -> Verdict {
     let missing = missing(seen);
     if missing.is_empty() {
         // What holds at the deadline holds: no more is asked of it then.
-        return match seen.steady >= STEADY || seen.elapsed >= seen.deadline {
+        return match seen.steady >= seen.must_hold || seen.elapsed >= seen.deadline {
             true => Verdict::Keep,
             false => Verdict::Wait("all checks hold; it is kept if they still do in a moment".to_owned()),
         };
@@ -123,8 +153,11 @@ mod tests {
     ) {
         let (workloads, hub, commands) = seen;
         let (elapsed, steady) = (Duration::from_secs(at.0), Duration::from_secs(at.1));
-        let verdict =
-            judge(&Seen { workloads, hub, commands: &commands, steady, elapsed, deadline: DEADLINE });
+        let hub = (hub == Some(false)).then(|| "the hub has not answered".to_owned());
+        let must_hold = STEADY;
+        let seen =
+            Seen { workloads, hub, commands: &commands, steady, must_hold, elapsed, deadline: DEADLINE };
+        let verdict = judge(&seen);
         let (letter, text) = match &verdict {
             Verdict::Wait(text) => ('w', text.as_str()),
             Verdict::Keep => ('k', ""),
@@ -161,12 +194,36 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_will_only_do_where_no_more_came_before() {
+        let mut link = LinkStatus {
+            state: cairn_model::local::LinkState::Online,
+            problem: None,
+            refusal: None,
+            last_contact: None,
+            verified: None,
+            skew_seconds: 0,
+            hub: None,
+        };
+        for contact in [Contact::Answered, Contact::Verified] {
+            assert!(contact.missing(&link).unwrap().contains("has not answered"));
+        }
+        link.last_contact = Some(jiff::Timestamp::now());
+        link.refusal = Some("the store is broken".to_owned());
+        assert_eq!(Contact::Answered.missing(&link), None);
+        let missing = Contact::Verified.missing(&link).unwrap();
+        assert!(missing.contains("not verified") && missing.contains("the store is broken"), "{missing}");
+        link.verified = Some(tokio::time::Instant::now());
+        assert_eq!(Contact::Verified.missing(&link), None);
+    }
+
+    #[test]
     fn every_reason_is_told() {
         let seen = Seen {
             workloads: workloads(&[("u", Some("exited with code 1"))]),
-            hub: Some(false),
+            hub: Some("the hub is missed".to_owned()),
             commands: &command(Answer::Failed("x".to_owned())),
             steady: Duration::ZERO,
+            must_hold: STEADY,
             elapsed: DEADLINE,
             deadline: DEADLINE,
         };

@@ -124,6 +124,11 @@ impl Node {
         if self.follow.is_installing() {
             return Err("an installation runs; mark the slot when it has ended".to_owned());
         }
+        if self.state() == Some(OsState::Trying) {
+            return Err("a new OS is being tried, and its checks decide; mark the slot when `cairn os status` says that \
+                        it is kept or given up"
+                .to_owned());
+        }
         let how = match how {
             AskedMark::Good => Mark::Good,
             AskedMark::Bad => Mark::Bad,
@@ -143,12 +148,29 @@ impl Node {
         if self.follow.is_installing() {
             return Err("the OS is still being written; ask again when it stands written".to_owned());
         }
-        let state = self.engine.status.borrow().as_ref().map(|status| status.state);
-        if state != Some(OsState::Armed) {
-            return Err("no OS stands written that could be restarted into; `cairn os set` one".to_owned());
+        let stands = {
+            let status = self.engine.status.borrow();
+            status
+                .as_ref()
+                .filter(|status| status.state == OsState::Armed)
+                .map(|status| status.release.clone())
+        };
+        let stands = stands.ok_or("no OS stands written that could be restarted into; `cairn os set` one")?;
+        let desired = self.config.desired.borrow();
+        if desired.as_ref().and_then(|a| a.os.as_ref()).map(|os| &os.digest) != stands.as_ref() {
+            return Err(
+                "the OS that stands written is not the one that is desired; look at `cairn os status`, \
+                        and ask again when that one stands written"
+                    .to_owned(),
+            );
         }
+        drop(desired);
         self.follow.apply = true;
         Ok(())
+    }
+
+    fn state(&self) -> Option<OsState> {
+        self.engine.status.borrow().as_ref().map(|status| status.state)
     }
 }
 

@@ -14,6 +14,11 @@ mod stage;
 
 use stage::{Build, Stage, reasons};
 
+/// How it says that it waits to be asked.
+fn waits(status: &OsStatus) -> bool {
+    status.detail.as_deref().is_some_and(|detail| detail.contains("cairn os apply"))
+}
+
 fn workload(state: WorkloadState) -> WorkloadStatus {
     WorkloadStatus {
         app: "shop".parse().unwrap(),
@@ -21,7 +26,7 @@ fn workload(state: WorkloadState) -> WorkloadStatus {
         replica: 0,
         image: Digest::of(b"image"),
         state,
-        health: Health::None,
+        health: Health::Healthy,
         restarts: 0,
         detail: None,
     }
@@ -204,7 +209,6 @@ async fn by_hand_it_restarts_only_when_it_is_asked_to() {
     assert!(refusal.contains("no OS stands written"), "{refusal}");
     let release = stage.release(&new, |_| {});
     daemon.desire(&release, |wanted| wanted.reboot = RebootPolicy::Manual);
-    let waits = |s: &OsStatus| s.detail.as_deref().is_some_and(|d| d.contains("cairn os apply"));
     daemon.until("waiting", waits).await;
     assert_eq!(daemon.restarts(), 0);
     daemon.os.apply().await.unwrap();
@@ -220,10 +224,162 @@ async fn outside_its_window_it_says_when_that_opens() {
     let day = tomorrow.strftime("%a").to_string();
     let windows = vec![format!("{day} 12:00-13:00")];
     let reboot = RebootPolicy::Window { windows, time_zone: "UTC".to_owned() };
-    daemon.desire(&stage.release(&new, |_| {}), |wanted| wanted.reboot = reboot);
-    let waits = |s: &OsStatus| s.detail.as_deref().is_some_and(|d| d.contains("window, which opens at"));
-    daemon.until("waiting", waits).await;
+    let release = stage.release(&new, |_| {});
+    let desire = || daemon.desire(&release, |wanted| wanted.reboot = reboot.clone());
+    // A clock that nobody has set may show any time, and a hub that shows another one is no help.
+    daemon.believe_hub(60);
+    desire();
+    let unset = |s: &OsStatus| s.detail.as_deref().is_some_and(|d| d.contains("clock is not set yet"));
+    daemon.until("waiting for the clock", unset).await;
+    let opens = |s: &OsStatus| s.detail.as_deref().is_some_and(|d| d.contains("window, which opens at"));
+    daemon.believe_hub(-59);
+    desire();
+    daemon.until("waiting", opens).await;
+    daemon.believe_hub(3600);
+    desire();
+    daemon.until("waiting for the clock", unset).await;
+    let synchronized = stage.dir.path().join("run/systemd/timesync/synchronized");
+    fs::create_dir_all(synchronized.parent().unwrap()).unwrap();
+    fs::write(synchronized, "").unwrap();
+    desire();
+    daemon.until("waiting", opens).await;
     assert_eq!(daemon.restarts(), 0);
+}
+
+/// What is remembered of the armed release.
+fn remembered(stage: &Stage) -> serde_json::Value {
+    let text = fs::read(stage.dir.path().join("os/state.json")).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&text).unwrap()["attempt"].clone()
+}
+
+#[tokio::test]
+async fn what_must_be_well_is_on_the_disk_before_anybody_asks_for_the_restart() {
+    let (old, new) = builds();
+    let mut stage = Stage::new(&old).await;
+    let release = stage.release(&new, |_| {});
+    for (verified, refused) in [(false, false), (true, false), (true, true)] {
+        let daemon = stage.boot(&old, Slot::A).await;
+        daemon.work.send_modify(|work| work.workloads = vec![workload(WorkloadState::Running)]);
+        if verified {
+            daemon.believe_hub(0);
+        }
+        if refused {
+            daemon.link.send_modify(|link| link.refusal = Some("it is refused".to_owned()));
+        }
+        daemon.desire(&release, |wanted| wanted.reboot = RebootPolicy::Manual);
+        daemon.until("waiting", waits).await;
+        let attempt = remembered(&stage);
+        assert_eq!(attempt["expectations"], serde_json::json!(["cairn-shop-web-0"]), "{attempt}");
+        // What was refused before may be refused after: that is not the new OS's fault.
+        assert_eq!(attempt["hub_verified"], verified && !refused, "{attempt}");
+        daemon.end().await;
+    }
+}
+
+#[tokio::test]
+async fn an_armed_os_that_is_not_desired_any_more_is_not_booted() {
+    let (old, new) = builds();
+    let mut stage = Stage::new(&old).await;
+    let (running, release) = (stage.release(&old, |_| {}), stage.release(&new, |_| {}));
+    let foreign = stage.release(&Build::new("3", 33), |release| release.compatible = "other".to_owned());
+    let mut daemon = stage.boot(&old, Slot::A).await;
+    for instead in [None, Some(&running), Some(&foreign)] {
+        daemon.desire(&release, |wanted| wanted.reboot = RebootPolicy::Manual);
+        daemon.until("armed", waits).await;
+        assert_eq!(stage.entries(), ["cairn_1.efi", "cairn_2+3-0.efi"]);
+        match instead {
+            None => daemon.desire_nothing(),
+            Some(release) => daemon.desire(release, |_| {}),
+        }
+        daemon.until("taken back", |s| s.state != OsState::Armed && s.other.is_none()).await;
+        assert_eq!(stage.entries(), ["cairn_1.efi"]);
+        assert!(daemon.os.apply().await.is_err());
+    }
+    // It can be had again.
+    daemon.desire(&release, |_| {});
+    daemon.until_restart().await;
+    assert_eq!(stage.entries(), ["cairn_1.efi", "cairn_2+3-0.efi"]);
+}
+
+#[tokio::test]
+async fn rejects_to_restart_into_what_is_not_desired() {
+    let (old, new) = builds();
+    let mut stage = Stage::new(&old).await;
+    let daemon = stage.boot(&old, Slot::A).await;
+    daemon.desire(&stage.release(&new, |_| {}), |wanted| wanted.reboot = RebootPolicy::Manual);
+    daemon.until("armed", waits).await;
+    // It cannot be taken back: there would be nothing left to boot.
+    fs::remove_file(stage.entries_dir().join("cairn_1.efi")).unwrap();
+    daemon.desire_nothing();
+    let stuck = |s: &OsStatus| s.detail.as_deref().is_some_and(|d| d.contains("cannot be taken back"));
+    let status = daemon.until("stuck", stuck).await;
+    assert_eq!((status.state, stage.entries()), (OsState::Armed, vec!["cairn_2+3-0.efi".to_owned()]));
+    let refusal = daemon.os.apply().await.unwrap_err();
+    assert!(refusal.contains("not the one that is desired"), "{refusal}");
+    assert_eq!(daemon.restarts(), 0);
+}
+
+#[tokio::test]
+async fn terms_that_come_after_arming_are_those_of_the_trial() {
+    let (old, new) = builds();
+    let mut stage = Stage::new(&old).await;
+    let daemon = stage.boot(&old, Slot::A).await;
+    let release = stage.release(&new, |_| {});
+    daemon.desire(&release, |wanted| wanted.reboot = RebootPolicy::Manual);
+    daemon.until("armed", waits).await;
+    daemon.desire(&release, |wanted| {
+        wanted.reboot = RebootPolicy::AtOnce;
+        (wanted.attempt, wanted.health.deadline_seconds, wanted.health.hub) = (3, 77, false);
+    });
+    daemon.until("restarting", |s| s.detail.as_deref() == Some("restarts now")).await;
+    let attempt = remembered(&stage);
+    assert_eq!(attempt["attempt"], 3);
+    assert_eq!(attempt["health"], serde_json::json!({"deadline_seconds": 77, "hub": false}));
+}
+
+#[tokio::test]
+async fn rejects_marks_while_an_os_is_tried() {
+    let (old, new) = builds();
+    let mut stage = Stage::new(&old).await;
+    let daemon = into_the_new_one(&mut stage, &old, &new, 60).await;
+    let before = stage.entries();
+    for slot in [Slot::A, Slot::B] {
+        for how in [crate::bus::port::Mark::Good, crate::bus::port::Mark::Bad] {
+            let (reply, answer) = oneshot::channel();
+            daemon.bus.send(OsRequest::Mark { slot, how, reply }).await.unwrap();
+            let refusal = answer.await.unwrap().unwrap_err();
+            assert!(refusal.contains("being tried"), "{refusal}");
+        }
+    }
+    assert_eq!(stage.entries(), before);
+    daemon.hear_hub();
+    daemon.until("kept", |s| s.state == OsState::Good).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_for_a_while_is_asked_again() {
+    let (old, _) = builds();
+    let mut stage = Stage::new(&old).await;
+    stage.patience = Patience { retry: Duration::from_millis(20), verdict: Duration::from_secs(600) };
+    // No folder, as on a data partition that is not there yet.
+    fs::write(stage.dir.path().join("os"), "").unwrap();
+    let daemon = stage.boot(&old, Slot::A).await;
+    let mut problem = daemon.os.problem.clone();
+    let told = problem.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert!(told.contains("trying again"), "{told}");
+    let refusal = daemon.os.apply().await.unwrap_err();
+    assert!(refusal.contains("trying again"), "{refusal}");
+    assert_eq!(*daemon.os.verdict.borrow(), None, "one failure is no verdict on an OS that is tried");
+    fs::remove_file(stage.dir.path().join("os")).unwrap();
+    daemon.until("opened", |s| s.state == OsState::Idle).await;
+    assert_eq!(*daemon.os.problem.borrow(), None);
+    daemon.end().await;
+
+    fs::remove_dir_all(stage.dir.path().join("os")).unwrap();
+    fs::write(stage.dir.path().join("os"), "").unwrap();
+    stage.patience.verdict = Duration::ZERO;
+    let daemon = stage.boot(&old, Slot::A).await;
+    assert!(daemon.os.verdict().await.is_err(), "not for ever");
 }
 
 #[tokio::test]

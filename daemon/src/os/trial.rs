@@ -1,7 +1,7 @@
 //! Gathers what the health gate decides on while a new OS is being tried: workloads, hub, commands, time.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -9,6 +9,7 @@ use std::{
 };
 
 use cairn_model::{
+    Digest,
     report::{Health, WorkloadState, WorkloadStatus},
     resolve::ReplicaId,
 };
@@ -20,7 +21,7 @@ use tokio::{
 
 use super::{
     command,
-    gate::{self, Answer, Command, Seen, Verdict, Workload},
+    gate::{self, Answer, Command, Contact, Seen, Verdict, Workload},
 };
 use crate::{assemble::Assembled, link::LinkStatus, status::WorkStatus};
 
@@ -30,7 +31,12 @@ const COMMAND_PAUSE: Duration = Duration::from_secs(5);
 /// What a trial is made of.
 pub(super) struct Trial {
     expected: Vec<String>,
-    hub: bool,
+    hub: Option<Contact>,
+    /// The app that each expected unit was of when it was first seen: one that was changed meanwhile says nothing about
+    /// the OS.
+    apps: BTreeMap<String, Digest>,
+    /// How often each expected unit had been restarted at the last look, and since when that has not grown where it has.
+    restarts: BTreeMap<String, (u32, Option<Instant>)>,
     deadline: Duration,
     /// What had passed of the deadline when this daemon began: an earlier one may have crashed.
     passed_before: Duration,
@@ -45,8 +51,8 @@ pub(super) struct Trial {
 pub(super) struct Terms {
     /// Units that were well before the restart.
     pub(super) expected: Vec<String>,
-    /// Whether the hub must have answered.
-    pub(super) hub: bool,
+    /// What is asked of the hub.
+    pub(super) hub: Option<Contact>,
     /// How long it may take.
     pub(super) deadline: Duration,
     /// Commands that must end with 0: whose, and what.
@@ -67,6 +73,8 @@ impl Trial {
         Self {
             expected: terms.expected,
             hub: terms.hub,
+            apps: BTreeMap::new(),
+            restarts: BTreeMap::new(),
             deadline: terms.deadline,
             passed_before,
             begun,
@@ -84,21 +92,31 @@ impl Trial {
         link: &LinkStatus,
         now: Instant,
     ) -> Verdict {
-        let all: BTreeSet<&str> = match desired {
-            Some(desired) => desired.replicas.keys().map(String::as_str).collect(),
-            // Not even known what shall run: then everything that ran must.
-            None => self.expected.iter().map(String::as_str).collect(),
-        };
-        let workloads = gate::counting(&self.expected, &all)
-            .into_iter()
-            .map(|unit| Workload { unit, ill: ill(unit, &work.workloads) })
+        let units = self.counting(desired);
+        let workloads: Vec<Workload<'_>> = units
+            .iter()
+            .map(|unit| {
+                let status = work.workloads.iter().find(|workload| unit_of(workload) == *unit);
+                let ill = ill(status).or_else(|| self.restarted(unit, status?, now));
+                Workload { unit, ill }
+            })
             .collect();
+        let unchecked = |workload: &WorkloadStatus| {
+            workload.state == WorkloadState::Running
+                && workload.health == Health::None
+                && units.contains(&unit_of(workload))
+        };
+        let must_hold = match work.workloads.iter().any(unchecked) {
+            true => gate::UNCHECKED,
+            false => gate::STEADY,
+        };
         let commands = self.commands.borrow().clone();
         let mut seen = Seen {
             workloads,
-            hub: self.hub.then_some(link.last_contact.is_some()),
+            hub: self.hub.and_then(|contact| contact.missing(link)),
             commands: &commands,
             steady: Duration::ZERO,
+            must_hold,
             elapsed: self.passed_before + (now - self.begun),
             deadline: self.deadline,
         };
@@ -108,6 +126,36 @@ impl Trial {
             self.steady_since = None;
         }
         gate::judge(&seen)
+    }
+
+    /// The expected units that count: still wanted, and of the same app as at first.
+    fn counting(&mut self, desired: Option<&Assembled>) -> Vec<String> {
+        let Some(desired) = desired else {
+            // Not even known what shall run: then everything that ran must.
+            return self.expected.clone();
+        };
+        let wanted: BTreeSet<&str> = desired.replicas.keys().map(String::as_str).collect();
+        let counting = gate::counting(&self.expected, &wanted).into_iter().filter(|unit| {
+            let app = desired.replicas.get(*unit).map(|replica| &replica.id.app);
+            let Some(app) = app.and_then(|app| desired.desired.apps.get(app)) else { return true };
+            *self.apps.entry((*unit).to_owned()).or_insert_with(|| app.app.clone()) == app.app
+        });
+        counting.map(str::to_owned).collect()
+    }
+
+    /// Where nothing checks a unit: that it was restarted, until it has run for long enough since.
+    fn restarted(&mut self, unit: &str, status: &WorkloadStatus, now: Instant) -> Option<String> {
+        let (restarts, since) =
+            self.restarts.entry(unit.to_owned()).or_insert_with(|| (status.restarts, None));
+        if status.restarts > *restarts {
+            *since = Some(now);
+        }
+        *restarts = status.restarts;
+        let runs = (*since).map(|since| now - since)?;
+        let judged = status.state == WorkloadState::Running && status.health == Health::None;
+        (judged && runs < gate::UNCHECKED).then(|| {
+            format!("it was restarted {restarts} times, and runs for only {} s since", runs.as_secs())
+        })
     }
 }
 
@@ -136,14 +184,18 @@ pub(super) fn unit_of(workload: &WorkloadStatus) -> String {
     ReplicaId { app: app.clone(), service: service.clone(), index: *replica }.unit_name()
 }
 
-/// Healthy, or running where nothing checks it.
+/// Healthy, or running where nothing checks it, or through with what it had to do once.
 pub(super) fn is_well(workload: &WorkloadStatus) -> bool {
-    workload.state == WorkloadState::Running && matches!(workload.health, Health::None | Health::Healthy)
+    match workload.state {
+        WorkloadState::Running => matches!(workload.health, Health::None | Health::Healthy),
+        WorkloadState::Completed => true,
+        _ => false,
+    }
 }
 
 /// Why a unit is not well; `None` where it is.
-fn ill(unit: &str, workloads: &[WorkloadStatus]) -> Option<String> {
-    let Some(workload) = workloads.iter().find(|workload| unit_of(workload) == unit) else {
+fn ill(workload: Option<&WorkloadStatus>) -> Option<String> {
+    let Some(workload) = workload else {
         return Some("it is not there yet".to_owned());
     };
     if is_well(workload) {
@@ -207,7 +259,7 @@ mod tests {
             app: "my-shop".parse().unwrap(),
             service: "web".parse().unwrap(),
             replica: 0,
-            image: cairn_model::Digest::of(b"image"),
+            image: Digest::of(b"image"),
             state,
             health,
             restarts: 0,
@@ -225,16 +277,16 @@ mod tests {
             (Running, Starting, false),
             (Running, Unhealthy, false),
             (Pending, None, false),
-            (Completed, None, false),
+            (Completed, None, true),
             (Failed, None, false),
         ] {
             let workload = workload(state, health, Option::None);
             assert_eq!(is_well(&workload), expected, "{state:?} {health:?}");
-            assert_eq!(ill("cairn-my_shop-web-0", &[workload]).is_none(), expected);
+            assert_eq!(ill(Some(&workload)).is_none(), expected);
         }
-        assert!(ill("cairn-other-web-0", &[]).is_some(), "what is not there is not well");
+        assert!(ill(Option::None).is_some(), "what is not there is not well");
         let failed = workload(Failed, None, Some("exited with code 3"));
-        assert!(ill("cairn-my_shop-web-0", &[failed]).unwrap().contains("exited with code 3"));
+        assert!(ill(Some(&failed)).unwrap().contains("exited with code 3"));
     }
 
     #[test]
@@ -256,13 +308,15 @@ mod tests {
             problem: None,
             refusal: None,
             last_contact: answered.then(jiff::Timestamp::now),
+            verified: None,
+            skew_seconds: 0,
             hub: None,
         }
     }
 
     fn terms(expected: &[&str], commands: Vec<(&'static str, Vec<String>)>) -> Terms {
         let expected = expected.iter().map(|unit| (*unit).to_owned()).collect();
-        Terms { expected, hub: true, deadline: Duration::from_secs(60), commands }
+        Terms { expected, hub: Some(Contact::Answered), deadline: Duration::from_secs(60), commands }
     }
 
     #[tokio::test]
@@ -288,6 +342,95 @@ mod tests {
         let mut trial = Trial::begin(terms(&[], vec![]), Duration::from_secs(60), now);
         let verdict = trial.look(None, &WorkStatus::default(), &link(false), now);
         assert!(matches!(verdict, Verdict::Reject(_)), "{verdict:?}");
+    }
+
+    fn working(workload: WorkloadStatus) -> WorkStatus {
+        WorkStatus { workloads: vec![workload], ..WorkStatus::default() }
+    }
+
+    #[tokio::test]
+    async fn rejects_an_os_that_hears_the_hub_and_does_not_believe_it() {
+        let begun = Instant::now();
+        let asked = Terms { hub: Some(Contact::Verified), ..terms(&[], vec![]) };
+        let mut trial = Trial::begin(asked, Duration::ZERO, begun);
+        let mut look = |link: &LinkStatus, at: u64| {
+            trial.look(None, &WorkStatus::default(), link, begun + Duration::from_secs(at))
+        };
+        assert!(matches!(look(&link(true), 1), Verdict::Wait(_)));
+        assert!(matches!(look(&link(true), 30), Verdict::Wait(_)));
+        let verdict = look(&link(true), 60);
+        assert!(matches!(&verdict, Verdict::Reject(why) if why.contains("not verified")), "{verdict:?}");
+        let verified = LinkStatus { verified: Some(begun), ..link(true) };
+        assert_eq!(look(&verified, 60), Verdict::Keep);
+    }
+
+    #[tokio::test]
+    async fn what_nothing_checks_must_run_for_long_without_a_restart() {
+        let begun = Instant::now();
+        let mut trial = Trial::begin(terms(&["cairn-my_shop-web-0"], vec![]), Duration::ZERO, begun);
+        let mut look = |restarts: u32, at: u64| {
+            let running = WorkloadStatus { restarts, ..workload(WorkloadState::Running, Health::None, None) };
+            trial.look(None, &working(running), &link(true), begun + Duration::from_secs(at))
+        };
+        assert!(matches!(look(2, 1), Verdict::Wait(_)));
+        assert!(matches!(look(2, 30), Verdict::Wait(_)), "5 s are not enough");
+        let verdict = look(3, 31);
+        assert!(matches!(&verdict, Verdict::Wait(why) if why.contains("restarted")), "{verdict:?}");
+        assert!(matches!(look(3, 59), Verdict::Wait(_)));
+        assert!(
+            matches!(look(3, 60), Verdict::Reject(_)),
+            "it runs at the deadline, and ends again and again"
+        );
+        let mut trial = Trial::begin(terms(&["cairn-my_shop-web-0"], vec![]), Duration::ZERO, begun);
+        let running = working(workload(WorkloadState::Running, Health::None, None));
+        assert!(matches!(trial.look(None, &running, &link(true), begun), Verdict::Wait(_)));
+        let later = begun + gate::UNCHECKED;
+        assert_eq!(trial.look(None, &running, &link(true), later), Verdict::Keep);
+    }
+
+    /// What the hub desires: the shop's web, of an app with this digest.
+    fn desired(app: &str) -> Assembled {
+        use cairn_model::{compose::App, desired::DesiredApp, resolve};
+        let image = Digest::of(b"image");
+        let compose = format!("services:\n  web:\n    image: a@{image}\n    network_mode: host\n");
+        let parsed = App::parse("compose.yaml", &compose).unwrap();
+        let services = parsed.services.keys().map(|name| (name.clone(), vec![0])).collect();
+        let (name, wanted) = ("my-shop", DesiredApp { app: Digest::of(app.as_bytes()), services });
+        let config = resolve::ImageConfig { cmd: vec!["/server".into()], ..resolve::ImageConfig::default() };
+        let images = BTreeMap::from([(image, config)]);
+        let replicas = resolve::resolve(&name.parse().unwrap(), &parsed, &wanted, &images).unwrap();
+        let node = cairn_trust::keys::KeyPair::generate().unwrap().public().node_id();
+        Assembled {
+            desired: cairn_model::DesiredState {
+                schema: 1,
+                node,
+                generation: 1,
+                apps: BTreeMap::from([(name.parse().unwrap(), wanted)]),
+                os: None,
+                commands: vec![],
+                policy: cairn_model::desired::Policy::default(),
+            },
+            replicas: replicas.into_iter().map(|replica| (replica.id.unit_name(), replica)).collect(),
+            images: BTreeMap::new(),
+            os: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_app_that_was_changed_meanwhile_does_not_condemn_the_os() {
+        let begun = Instant::now();
+        let mut trial = Trial::begin(terms(&["cairn-my_shop-web-0"], vec![]), Duration::ZERO, begun);
+        let failed = working(workload(WorkloadState::Failed, Health::None, None));
+        let (first, second) = (desired("first"), desired("second"));
+        let mut look = |desired: &Assembled, at: u64| {
+            trial.look(Some(desired), &failed, &link(true), begun + Duration::from_secs(at))
+        };
+        let verdict = look(&first, 1);
+        assert!(matches!(&verdict, Verdict::Wait(why) if why.contains("it failed")), "{verdict:?}");
+        let verdict = look(&second, 2);
+        assert!(matches!(&verdict, Verdict::Wait(why) if why.contains("all checks hold")), "{verdict:?}");
+        assert_eq!(look(&second, 60), Verdict::Keep);
+        assert!(matches!(look(&first, 60), Verdict::Reject(_)), "the app that it began with counts");
     }
 
     #[tokio::test]

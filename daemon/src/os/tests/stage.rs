@@ -174,6 +174,7 @@ impl RestartMachine for Bell {
 pub(super) struct Stage {
     pub(super) dir: tempfile::TempDir,
     pub(super) shop: Arc<Shop>,
+    pub(super) patience: Patience,
     client: HubClient,
     boots: u32,
 }
@@ -193,7 +194,7 @@ impl Stage {
         }
         overwrite(&dir.path().join("root-a"), &build.root);
         overwrite(&dir.path().join("tree-a"), &build.tree.bytes);
-        let stage = Self { dir, shop, client, boots: 0 };
+        let stage = Self { dir, shop, patience: Patience::default(), client, boots: 0 };
         fs::create_dir_all(stage.entries_dir()).unwrap();
         fs::write(stage.entries_dir().join(format!("cairn_{}.efi", build.version)), &build.uki).unwrap();
         stage
@@ -279,12 +280,14 @@ impl Stage {
             problem: None,
             refusal: None,
             last_contact: None,
+            verified: None,
+            skew_seconds: 0,
             hub: Some("https://hub".to_owned()),
         });
         let (hub, hub_out) = watch::channel(Some(self.client.clone()));
         let (bell, restarts) = watch::channel(0);
         let config = Config {
-            root: "/".into(),
+            root: self.dir.path().to_owned(),
             state_dir: self.dir.path().join("os"),
             run_dir,
             health_command: vec![],
@@ -296,7 +299,8 @@ impl Stage {
             restart: Arc::new(Bell(bell)),
             reporter,
         };
-        let (os, task) = build(config);
+        let (os, mut task) = build(config);
+        task.patience = self.patience;
         let (bus, asked) = mpsc::channel(1);
         let task = tokio::spawn(task.run_on(find, asked, stop.clone()));
         let (status, status_out) =
@@ -373,6 +377,16 @@ impl Daemon {
             policy: Policy::default(),
         };
         let os = Some(Arc::new(WantedOs { digest, wanted, release: release.clone() }));
+        self.apply_generation(desired, os);
+    }
+
+    /// The hub desires no OS any more.
+    pub(super) fn desire_nothing(&self) {
+        let desired = self.desired.borrow().as_ref().unwrap().desired.clone();
+        self.apply_generation(DesiredState { os: None, ..desired }, None);
+    }
+
+    fn apply_generation(&self, desired: DesiredState, os: Option<Arc<WantedOs>>) {
         let assembled = Assembled { desired, replicas: BTreeMap::new(), images: BTreeMap::new(), os };
         self.desired.send_replace(Some(Arc::new(assembled)));
         // The reconciler has looked, and finds all as it should be.
@@ -382,6 +396,14 @@ impl Daemon {
     /// The hub has answered.
     pub(super) fn hear_hub(&self) {
         self.link.send_modify(|link| link.last_contact = Some(jiff::Timestamp::now()));
+    }
+
+    /// What the hub says is verified; its clock is so far ahead.
+    pub(super) fn believe_hub(&self, skew_seconds: i64) {
+        self.hear_hub();
+        self.link.send_modify(|link| {
+            (link.verified, link.skew_seconds) = (Some(Instant::now()), skew_seconds);
+        });
     }
 
     /// Waits until the status is so.
