@@ -8,7 +8,8 @@ use crate::OsVersion;
 /// Tries that a new entry gets before the loader falls back.
 pub const FIRST_TRIES: u32 = 3;
 
-/// Largest counter that is believed; the loader itself uses small numbers only.
+/// Largest counter that is told apart; a larger one counts as this. The loader goes on counting starts where nothing is
+/// left to try, and a name that could not be read then would be no entry any more.
 const MAX_TRIES: u32 = 99;
 
 /// Why a file name is no boot entry of ours.
@@ -69,7 +70,7 @@ impl FromStr for BootEntry {
 fn parse_counters(text: &str) -> Option<(u32, u32)> {
     let number = |t: &str| -> Option<u32> {
         let digits = !t.is_empty() && t.chars().all(|c| c.is_ascii_digit());
-        digits.then(|| t.parse().ok()).flatten().filter(|n| *n <= MAX_TRIES)
+        digits.then(|| t.parse().unwrap_or(MAX_TRIES).min(MAX_TRIES))
     };
     match text.split_once('-') {
         None => Some((number(text)?, 0)),
@@ -104,13 +105,20 @@ mod tests {
             "cairn_1+3+1.efi",
             "windows.efi",
             "cairn_1.EFI",
-            "cairn_1+999999999999.efi",
             "cairn_../1.efi",
             "cairn_1+ 3.efi",
         ];
         for name in bad {
             assert!(name.parse::<BootEntry>().is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn counters_beyond_the_largest_count_as_that() {
+        let tries = |name: &str| name.parse::<BootEntry>().unwrap().tries;
+        assert_eq!(tries("cairn_1+0-99.efi"), Some((0, 99)));
+        assert_eq!(tries("cairn_1+0-100.efi"), Some((0, 99)));
+        assert_eq!(tries("cairn_1+999999999999-4294967296.efi"), Some((99, 99)));
     }
 
     #[test]
