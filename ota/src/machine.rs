@@ -12,8 +12,11 @@ use cairn_model::report::Slot;
 use crate::{OsVersion, VersionError, verity};
 
 mod discover;
+mod scan;
 #[cfg(test)]
 mod tests;
+
+pub use scan::ScanError;
 
 /// Where the ESP is mounted.
 pub const ESP: &str = "boot";
@@ -40,6 +43,8 @@ pub struct Machine {
     pub esp: PathBuf,
     /// Slot A, slot B.
     pub slots: [SlotDevices; 2],
+    /// The device through which the kernel verifies each block of the root that runs; none on a machine of plain files.
+    pub verified: Option<PathBuf>,
 }
 
 /// What the running OS says of itself.
@@ -112,7 +117,8 @@ impl Machine {
             tree: folder.join(format!("tree-{}", slot.as_str())),
         };
         let (esp, boot_id) = (folder.join("esp"), boot_id.to_owned());
-        Self { running, identity, boot_id, esp, slots: [slot(Slot::A), slot(Slot::B)] }
+        let slots = [slot(Slot::A), slot(Slot::B)];
+        Self { running, identity, boot_id, esp, slots, verified: None }
     }
 
     /// Version of what runs.

@@ -139,6 +139,12 @@ pub enum UpdateError {
         /// Which.
         slot: Slot,
     },
+    /// Nobody has seen it start.
+    #[error("slot {} was never kept, and may not start; make it active first, and restart into it", slot.as_str())]
+    Untried {
+        /// Which.
+        slot: Slot,
+    },
     /// More was given than is kept.
     #[error("{count} units are expected to be healthy; at most {MAX_EXPECTATIONS} can be")]
     TooMany {
@@ -225,21 +231,29 @@ impl Updater {
     }
 
     /// The boot is complete, and what is being tried is kept. Also to be called once an ordinary boot is complete: the
-    /// boot record is what tells the initrd. The layout of the data partition is changed here and nowhere else.
+    /// boot record is what tells the initrd. Before it does, all of the root that runs is read: a block that goes bad later
+    /// is proven at the next start only while the record says that a boot was not completed. The layout of the data
+    /// partition is changed here and nowhere else.
     ///
     /// # Errors
-    /// If the ESP, the boot record, the state, or the data partition fails; to be called again then.
+    /// If what runs is damaged: then nothing is kept. If the ESP, the boot record, the state, or the data partition fails;
+    /// to be called again then.
     pub fn confirm(&mut self) -> Result<(), UpdateError> {
+        let slot = self.machine.running;
+        let failed = |source| UpdateError::Device { what: "reset the boot record of", slot, source };
+        let tree = self.machine.devices(slot).open_tree().map_err(failed)?;
+        let record = BootRecord::read(&tree, &self.machine.identity.root_hash);
+        if record.starts > 0 {
+            let damaged =
+                |error| UpdateError::Device { what: "read all of", slot, source: io::Error::other(error) };
+            self.machine.scan().map_err(damaged)?;
+        }
         if let Some(attempt) = self.trying().cloned() {
             self.boot.bless(&attempt.version).map_err(UpdateError::Boot)?;
             let mut saved = self.saved.clone();
             saved.failures.retain(|failure| Some(&failure.digest) != attempt.digest.as_ref());
             self.step_from(saved, Event::Confirmed, None)?;
         }
-        let slot = self.machine.running;
-        let failed = |source| UpdateError::Device { what: "reset the boot record of", slot, source };
-        let tree = self.machine.devices(slot).open_tree().map_err(failed)?;
-        let record = BootRecord::read(&tree, &self.machine.identity.root_hash);
         if record.starts > 0 {
             let tree = self.machine.devices(slot).open_tree_to_write().map_err(failed)?;
             BootRecord { starts: 0, ..record }.write(&tree).map_err(failed)?;

@@ -17,7 +17,11 @@ use cairn_model::{
     report::{OsMethod, OsProgress},
 };
 
-use crate::{Carrier, chunks::IndexError, patch::PatchError};
+use crate::{
+    Carrier,
+    chunks::{self, IndexError},
+    patch::PatchError,
+};
 
 mod base;
 mod chunked;
@@ -151,6 +155,18 @@ pub enum WriteError {
         /// What.
         what: &'static str,
     },
+}
+
+impl WriteError {
+    /// Whether the kernel image on the ESP could not be read or written: what it has by now is not to be gone on with.
+    pub fn is_of_kernel_image(&self) -> bool {
+        match self {
+            Self::Read { what, .. } | Self::Write { what, .. } => *what == device::Place::Uki.as_str(),
+            Self::Verify { what } => *what == chunks::Part::Uki.as_str(),
+            Self::Seed { what } => *what == plan::Source::SlotUki.as_str(),
+            _ => false,
+        }
+    }
 }
 
 /// Puts a release into the slot, in whole and verified. Tells `observe` how far it is after each 256 KiB of work or so,

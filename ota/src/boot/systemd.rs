@@ -168,13 +168,13 @@ impl BootControl for SystemdBoot {
         for version in self.files()?.into_keys().rev() {
             let twins = self.of_version(&version)?;
             let Some(((boot, path), twins)) = twins.split_first() else { continue };
-            let failed = |source| BootError::Read { path: path.clone(), source };
-            let file = File::open(path).map_err(failed)?;
+            // What cannot be read boots nothing that is known; it must not keep the node from a release that can.
+            let file = File::open(path).ok();
             entries.push(Entry {
                 boot: boot.clone(),
                 path: path.clone(),
-                size: file.metadata().map_err(failed)?.len(),
-                root_hash: uki::root_hash(&file).map_err(failed)?,
+                size: file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |found| found.len()),
+                root_hash: file.and_then(|file| uki::root_hash(&file).ok().flatten()),
                 twins: twins.iter().map(|(_, path)| path.clone()).collect(),
             });
         }

@@ -38,6 +38,7 @@ pub(super) fn discover(root: &Path) -> Result<Machine, MachineError> {
     let mapped = mount(&mounts, "/").ok_or_else(|| missing("nothing is mounted on /"))?.0;
     let below = slaves(root, mapped)?;
     let first = below.first().ok_or_else(|| missing("the root is no mapped device"))?;
+    let verified = device_of(root, mapped)?;
     let (disk, partitions) = disk_of(first)?;
     let numbers: BTreeSet<u32> = partitions
         .iter()
@@ -62,6 +63,7 @@ pub(super) fn discover(root: &Path) -> Result<Machine, MachineError> {
         boot_id,
         esp: root.join(ESP),
         slots: [a, b],
+        verified: Some(verified),
     })
 }
 
@@ -117,6 +119,13 @@ fn slaves(root: &Path, numbers: &str) -> Result<Vec<PathBuf>, MachineError> {
         .collect::<Result<_, _>>()?;
     found.sort();
     Ok(found)
+}
+
+/// The device file of what has these numbers, by the name that the kernel gave it.
+fn device_of(root: &Path, numbers: &str) -> Result<PathBuf, MachineError> {
+    let path = root.join("sys/dev/block").join(numbers);
+    let folder = path.canonicalize().map_err(|source| MachineError::Read { path, source })?;
+    Ok(root.join("dev").join(name(&folder)))
 }
 
 fn read_folder(folder: &Path) -> Result<Vec<PathBuf>, MachineError> {

@@ -72,6 +72,7 @@ fn the_running_slot_is_the_one_below_the_root() {
         assert_eq!(machine.esp, folder.path().join("boot"));
         assert_eq!(machine.devices(Slot::A).tree, folder.path().join("dev/vda3"));
         assert_eq!(machine.devices(Slot::B).root, folder.path().join("dev/vda4"));
+        assert_eq!(machine.verified, Some(folder.path().join("dev/dm-0")));
     }
 }
 
@@ -158,6 +159,20 @@ fn refuses_an_os_release_without_a_version() {
         edit(&folder, "etc/os-release", "IMAGE_VERSION=1.2", to);
         assert!(matches!(Machine::discover(folder.path()), Err(MachineError::Version(_))), "{to}");
     }
+}
+
+#[test]
+fn the_verified_device_is_read_to_its_end() {
+    let folder = appliance([2, 3]);
+    let machine = Machine::discover(folder.path()).unwrap();
+    assert!(matches!(machine.scan(), Err(ScanError::Open { .. })), "it is not there");
+    // More than is read at once, and no multiple of that.
+    fs::write(folder.path().join("dev/dm-0"), vec![1; (1 << 20) + 4096]).unwrap();
+    machine.scan().unwrap();
+    // What a block that cannot be read looks like.
+    fs::remove_file(folder.path().join("dev/dm-0")).unwrap();
+    fs::create_dir(folder.path().join("dev/dm-0")).unwrap();
+    assert!(machine.scan().is_err());
 }
 
 proptest::proptest! {

@@ -162,8 +162,10 @@ impl Updater {
         if release.version < *running && !wanted.allow_downgrade {
             return Err(Refusal::Downgrade { release: release.version.clone(), running: running.clone() });
         }
-        match self.saved.failure(digest, wanted.attempt) {
-            Some(failure) => Err(Refusal::FailedBefore { reason: failure.reason.clone() }),
+        let failure = self.saved.failure(digest, wanted.attempt).map(|failure| failure.reason.clone());
+        let forgotten = || self.saved.forgotten_failure(&release.verity.root_hash, wanted.attempt);
+        match failure.or_else(forgotten) {
+            Some(reason) => Err(Refusal::FailedBefore { reason }),
             None => Ok(()),
         }
     }

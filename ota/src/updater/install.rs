@@ -57,6 +57,13 @@ impl Updater {
             }
             Err(UpdateError::Stopped) => Err(UpdateError::Stopped),
             Err(error) => {
+                let spoilt = match &error {
+                    UpdateError::Write(error) => error.is_of_kernel_image(),
+                    error => matches!(error, UpdateError::Boot(_)),
+                };
+                if spoilt {
+                    let _ = self.sweep();
+                }
                 // If that cannot be saved either, the first error is the one to tell.
                 let _ = self.step(Event::Broke, Some(&chain(&error)));
                 observe(self.status());

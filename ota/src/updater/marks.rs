@@ -11,7 +11,8 @@ use crate::record::BootRecord;
 /// What a slot is marked as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// It is booted without counting its tries. The running slot's is a confirmation: whoever says so has looked.
+    /// It is booted without counting its tries. The running slot's is a confirmation: whoever says so has looked. Of the
+    /// other slot nobody can know that it starts, unless it is good already.
     Good,
     /// It is not booted any more.
     Bad,
@@ -44,19 +45,22 @@ impl Updater {
     /// Both slots, A first.
     ///
     /// # Errors
-    /// If ESP or hash trees cannot be read.
+    /// If the ESP cannot be read. A slot that cannot be read holds nothing: to install a release into it is the cure.
     pub fn slots(&self) -> Result<[SlotInfo; 2], UpdateError> {
         let entries = self.entries()?;
-        let info = |slot: Slot| -> Result<SlotInfo, UpdateError> {
-            let failed = |source| UpdateError::Device { what: "read the hash tree of", slot, source };
+        let info = |slot: Slot| {
             let running = slot == self.machine.running;
-            let tree = self.machine.devices(slot).open_tree().map_err(failed)?;
-            let held = self.machine.content(slot).map_err(failed)?;
-            let root_hash = if running { Some(self.machine.identity.root_hash.clone()) } else { held };
+            let tree = self.machine.devices(slot).open_tree().ok();
+            let root_hash = if running {
+                Some(self.machine.identity.root_hash.clone())
+            } else {
+                self.machine.content(slot).unwrap_or_default()
+            };
             let entry = entries.iter().find(|entry| root_hash.is_some() && entry.root_hash == root_hash);
-            let corrupt = root_hash.as_ref().is_some_and(|hash| BootRecord::read(&tree, hash).corrupt);
+            let record = tree.zip(root_hash.as_ref()).map(|(tree, hash)| BootRecord::read(&tree, hash));
+            let corrupt = record.is_some_and(|record| record.corrupt);
             let version = entry.map(|entry| entry.boot.version.clone());
-            Ok(SlotInfo {
+            SlotInfo {
                 slot,
                 running,
                 version: version.or_else(|| running.then(|| self.machine.identity.version.clone())),
@@ -65,9 +69,9 @@ impl Updater {
                 good: entry.is_some_and(|entry| entry.boot.tries.is_none()),
                 root_hash,
                 corrupt,
-            })
+            }
         };
-        Ok([info(Slot::A)?, info(Slot::B)?])
+        Ok([info(Slot::A), info(Slot::B)])
     }
 
     fn slot(&self, slot: Slot) -> Result<SlotInfo, UpdateError> {
@@ -94,6 +98,7 @@ impl Updater {
             return Err(UpdateError::Empty { slot });
         }
         match how {
+            Mark::Good if !info.good => return Err(UpdateError::Untried { slot }),
             Mark::Good => self.boot.bless(&version).map_err(UpdateError::Boot)?,
             Mark::Bad => {
                 self.ensure_other(slot)?;
@@ -123,7 +128,7 @@ impl Updater {
         if over { self.save(Saved { attempt: None, ..self.saved.clone() }) } else { Ok(()) }
     }
 
-    /// There is something to boot beside what runs; what was set aside for a trial is made so.
+    /// There is something good to boot beside what runs; what was set aside for a trial is made so.
     pub(super) fn ensure_way_back(&self) -> Result<(), UpdateError> {
         let other = self.slot(self.machine.running.other())?;
         let aside = self.trying().is_some_and(|attempt| Some(&attempt.from) == other.root_hash.as_ref());
@@ -133,12 +138,15 @@ impl Updater {
         self.ensure_other(self.machine.running)
     }
 
+    /// The other slot is known to start: one that has tries left but was never kept may not, and then nothing would.
     fn ensure_other(&self, slot: Slot) -> Result<(), UpdateError> {
         let other = self.slot(slot.other())?;
         let why = if other.corrupt {
             "the other slot is corrupt"
         } else if !other.bootable {
             "the other slot has no boot entry with tries left"
+        } else if !other.good {
+            "the OS in the other slot was never kept"
         } else {
             return Ok(());
         };

@@ -7,7 +7,7 @@ use super::{
     state::{Event, Finding, Seen, Tries, find, next},
     store::{Saved, bounded},
 };
-use crate::{boot::Entry, record::BootRecord};
+use crate::{boot::Entry, machine::Identity, record::BootRecord};
 
 /// What is seen of ESP and records.
 #[derive(Debug)]
@@ -47,9 +47,10 @@ impl Updater {
         let own = entries.iter().find(|entry| entry.boot.version == identity.version);
         let own = own.map(|entry| entry.boot.tries);
         let slot = self.machine.running.other();
-        let failed = |source| UpdateError::Device { what: "read the boot record of", slot, source };
-        let tree = self.machine.devices(slot).open_tree().map_err(failed)?;
-        let corrupt = BootRecord::read_any(&tree)
+        // A slot that cannot be read holds nothing: to install a release into it is the cure.
+        let tree = self.machine.devices(slot).open_tree().ok();
+        let corrupt = tree
+            .and_then(|tree| BootRecord::read_any(&tree))
             .filter(|record| record.corrupt && record.root_hash != identity.root_hash)
             .map(|record| (record.root_hash.clone(), corruption(slot, &record)));
         Ok(Sight { entries, own, corrupt })
@@ -141,6 +142,15 @@ impl Updater {
             let slot = self.machine.running.other();
             saved.attempt = Some(made(&entry.boot.version, root_hash, slot, OsState::Armed));
         }
+        if let (None, true, Some((entry, root_hash, done))) =
+            (&saved.attempt, saved.is_new(), given_up(sight, identity))
+        {
+            let detail =
+                Some(format!("no boot of it was completed in {done} tries, and what else is known was lost"));
+            let attempt =
+                made(&entry.boot.version, root_hash, self.machine.running.other(), OsState::RolledBack);
+            saved.attempt = Some(Attempt { detail, reported: true, ..attempt });
+        }
         startup
     }
 
@@ -162,7 +172,7 @@ impl Updater {
 
     /// Makes the ESP say what was decided.
     fn put_right(&self, sight: &Sight) -> Result<(), UpdateError> {
-        let Some(attempt) = &self.saved.attempt else { return self.sweep(None) };
+        let Some(attempt) = &self.saved.attempt else { return self.sweep() };
         let identity = &self.machine.identity;
         let runs = attempt.root_hash == identity.root_hash;
         let boot = &self.boot;
@@ -185,15 +195,24 @@ impl Updater {
             }
             _ => {}
         }
-        match attempt.state {
-            OsState::Fetching | OsState::Written | OsState::Failed => self.sweep(Some(attempt)),
-            _ => self.sweep(None),
-        }
+        self.sweep()
     }
 
-    fn sweep(&self, keep: Option<&Attempt>) -> Result<(), UpdateError> {
-        self.boot.sweep(keep.map(|attempt| &attempt.version)).map_err(UpdateError::Boot)
+    /// A kernel image that was put together before the start is never gone on with: the power cut may have torn its
+    /// chain of clusters, and a FAT that finds such a chain becomes read-only.
+    pub(super) fn sweep(&self) -> Result<(), UpdateError> {
+        self.boot.sweep(None).map_err(UpdateError::Boot)
     }
+}
+
+/// An entry beside what runs that has no tries left although its slot is not known to be corrupt, its root, and its tries.
+fn given_up<'a>(sight: &'a Sight, identity: &Identity) -> Option<(&'a Entry, &'a str, u32)> {
+    sight.entries.iter().find_map(|entry| {
+        let (root_hash, tries) = entry.root_hash.as_deref().zip(entry.boot.tries)?;
+        let corrupt = sight.corrupt.as_ref().is_some_and(|(hash, _)| hash == root_hash);
+        let (0, done) = tries else { return None };
+        (entry.boot.version != identity.version && !corrupt).then_some((entry, root_hash, done))
+    })
 }
 
 fn corruption(slot: Slot, record: &BootRecord) -> String {

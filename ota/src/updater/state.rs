@@ -6,18 +6,21 @@ use cairn_model::{
     desired::{DesiredOs, OsHealth},
     report::{OsProgress, OsState, Slot},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::store::lenient;
 use crate::OsVersion;
 
 /// Starts of the old OS after which an armed entry that the loader leaves alone is given up: else a node whose loader
 /// cannot write its ESP would restart for ever.
 pub(super) const MAX_IGNORED_STARTS: u32 = 3;
 
-/// An update that was begun, and how far it came.
+/// An update that was begun, and how far it came. A newer OS may have written it, with fields that are not known here and
+/// without some that are: all that can do without is left to its default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// The release; unknown where the state file was lost while it was tried.
+    #[serde(default)]
     pub digest: Option<Digest>,
     /// Its version.
     pub version: OsVersion,
@@ -28,29 +31,58 @@ pub struct Attempt {
     /// How far it came.
     pub state: OsState,
     /// Number of the attempt that was asked for.
+    #[serde(default)]
     pub attempt: u32,
     /// What must hold before it is kept.
+    #[serde(default, deserialize_with = "health")]
     pub health: OsHealth,
     /// The release's own command that must pass; an argument list.
+    #[serde(default)]
     pub health_command: Vec<String>,
     /// Units that were healthy before, and must be again.
+    #[serde(default)]
     pub expectations: Vec<String>,
     /// What the hub says was verified before, and must be again.
     #[serde(default)]
     pub hub_verified: bool,
     /// Root hash of what ran when it began.
+    #[serde(default)]
     pub from: String,
     /// The start of the kernel in which it was armed, or was last looked at.
+    #[serde(default)]
     pub boot_id: String,
     /// Starts of another OS since it was armed, without the loader having tried it.
+    #[serde(default)]
     pub ignored_starts: u32,
     /// Why it is in this state.
+    #[serde(default)]
     pub detail: Option<String>,
     /// [`super::Startup::RolledBack`] has been said.
+    #[serde(default)]
     pub reported: bool,
     /// What its transfer came to.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub progress: Option<OsProgress>,
+}
+
+/// A policy as a newer OS may have written it, whose further fields count for nothing here.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Health {
+    deadline_seconds: u32,
+    hub: bool,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let OsHealth { deadline_seconds, hub } = OsHealth::default();
+        Self { deadline_seconds, hub }
+    }
+}
+
+fn health<'de, D: Deserializer<'de>>(from: D) -> Result<OsHealth, D::Error> {
+    let Health { deadline_seconds, hub } = lenient(from)?.unwrap_or_default();
+    Ok(OsHealth { deadline_seconds, hub })
 }
 
 impl Attempt {

@@ -8,9 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cairn_model::Digest;
+use cairn_model::{Digest, report::OsState};
 use fail::fail_point;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 use super::state::Attempt;
 
@@ -32,7 +32,9 @@ const MAX_REASON: usize = 4096;
 pub(super) struct Failure {
     pub(super) digest: Digest,
     /// Number of the attempt that failed.
+    #[serde(default)]
     pub(super) attempt: u32,
+    #[serde(default)]
     pub(super) reason: String,
 }
 
@@ -40,8 +42,10 @@ pub(super) struct Failure {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Saved {
     pub(super) schema: u32,
+    /// One that a newer OS wrote so that it cannot be read here is none; the rest is kept.
+    #[serde(default, deserialize_with = "lenient")]
     pub(super) attempt: Option<Attempt>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "readable")]
     pub(super) failures: Vec<Failure>,
     /// Root hash of a corrupt slot that was reported.
     #[serde(default)]
@@ -56,10 +60,36 @@ impl Saved {
         self.failures.truncate(MAX_FAILURES);
     }
 
+    /// Nothing was ever recorded, or it was lost.
+    pub(super) fn is_new(&self) -> bool {
+        self.schema == 0
+    }
+
+    /// Why a release must not be tried with this number, where only its boot entry tells: what was recorded was lost.
+    pub(super) fn forgotten_failure(&self, root_hash: &str, attempt: u32) -> Option<String> {
+        let failed = self.attempt.as_ref().filter(|old| {
+            old.state == OsState::RolledBack && old.digest.is_none() && old.root_hash == root_hash
+        })?;
+        (failed.attempt >= attempt).then(|| failed.detail.clone().unwrap_or_default())
+    }
+
     /// Why a release must not be tried with this number.
     pub(super) fn failure(&self, digest: &Digest, attempt: u32) -> Option<&Failure> {
         self.failures.iter().find(|failure| failure.digest == *digest && failure.attempt >= attempt)
     }
+}
+
+/// A value that cannot be read is none: it was written by a newer OS, which knows more.
+pub(super) fn lenient<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    serde_json::Value::deserialize(from).map(|value| serde_json::from_value(value).ok())
+}
+
+/// Those of a list that can be read.
+fn readable<'de, T: DeserializeOwned, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    let values = Vec::<serde_json::Value>::deserialize(from)?;
+    Ok(values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
 }
 
 /// The beginning of a reason, as long as one is kept.

@@ -157,6 +157,33 @@ fn a_state_file_of_a_newer_os_is_read_and_a_torn_one_is_none() {
 }
 
 #[test]
+fn what_a_newer_os_recorded_is_read_by_an_older_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let put = |text: &str| std::fs::write(store.path(), text).unwrap();
+    // As little as can be, and as much as is not known here.
+    put(r#"{"schema":1,"attempt":{"version":"2","root_hash":"new","slot":"b","state":"armed",
+        "health":{"deadline_seconds":7,"units":["x"]},"progress":{"method":"rays"},"more":1},
+        "failures":[{"digest":"?"}],"fell_over":"h"}"#);
+    let saved = store.read().unwrap();
+    let read = saved.attempt.unwrap();
+    assert_eq!((read.state, read.health.deadline_seconds, read.health.hub), (OsState::Armed, 7, true));
+    assert_eq!((read.attempt, read.digest, read.progress), (0, None, None));
+    assert_eq!((saved.failures.len(), saved.fell_over.as_deref()), (0, Some("h")));
+    // A state that is not known here is none, and nothing else is lost by it.
+    let digest = cairn_model::Digest::of(b"x");
+    put(&format!(
+        r#"{{"schema":1,"attempt":{{"version":"2","root_hash":"n","slot":"b","state":"new"}},
+        "failures":[{{"digest":"{digest}","reason":"unwell"}}]}}"#
+    ));
+    let saved = store.read().unwrap();
+    assert_eq!(saved.attempt, None);
+    assert_eq!(saved.failure(&digest, 0).unwrap().reason, "unwell");
+    put(r#"{"schema":1,"attempt":{"version":"2","root_hash":"n","slot":"b","state":"armed","health":7}}"#);
+    assert_eq!(store.read().unwrap().attempt.unwrap().health, cairn_model::desired::OsHealth::default());
+}
+
+#[test]
 fn the_state_is_for_root_only_and_failures_are_bounded() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();

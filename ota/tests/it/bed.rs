@@ -23,6 +23,12 @@ use cairn_ota::{
 /// What all machines here are.
 pub(crate) const COMPATIBLE: &str = "cairn-test-amd64";
 
+/// How the name of a version ends that is whole, and never comes up.
+pub(crate) const DEAD: &str = "-dead";
+
+/// Starts until there is no hope.
+const MAX_STARTS: u32 = 16;
+
 const BLOCK: usize = 4096;
 
 /// Blocks of a root file system; the slots have room for a few more.
@@ -273,7 +279,7 @@ impl Bed {
 
     /// Firmware, boot loader and initrd: what runs then. `None` if nothing does: a brick.
     pub(crate) fn power_on(&self) -> Option<Machine> {
-        for _ in 0..8 {
+        for _ in 0..MAX_STARTS {
             let entry = self.count(self.order().into_iter().next()?);
             let Some(slot) = self.whole_slot(&entry) else {
                 self.give_up(&entry)?;
@@ -287,6 +293,9 @@ impl Bed {
                 .unwrap();
             let record = BootRecord::read(&tree, &root_hash);
             BootRecord { starts: record.starts + 1, ..record }.write(&tree).unwrap();
+            if entry.version.as_str().ends_with(DEAD) {
+                continue;
+            }
             let identity = Identity {
                 version: entry.version,
                 compatible: COMPATIBLE.into(),

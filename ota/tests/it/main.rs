@@ -11,4 +11,5 @@ mod faults;
 mod random;
 mod scene;
 mod updater;
+mod worn;
 mod write;

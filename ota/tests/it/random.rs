@@ -34,7 +34,8 @@ const POINTS: [&str; 16] = [
     "uki-sync",
 ];
 
-const VERSIONS: [&str; 4] = ["1", "2", "2.1", "3"];
+/// Some never come up, though all of them is in their slot.
+const VERSIONS: [&str; 6] = ["1", "2", "2.1", "3", "2.2-dead", "0.5-dead"];
 
 thread_local! {
     /// Points that are still passed before the power goes.

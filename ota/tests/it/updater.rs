@@ -521,10 +521,15 @@ fn slots_are_marked_with_the_words_of_rauc() {
     assert_eq!(bed.names(), ["cairn_1.efi", "cairn_2+3-0.efi"]);
     updater.mark(Slot::B, Mark::Bad).unwrap();
     assert_eq!(bed.names(), ["cairn_1.efi", "cairn_2+0-1.efi"]);
-    updater.mark(Slot::B, Mark::Good).unwrap();
-    assert_eq!(bed.names(), ["cairn_1.efi", "cairn_2.efi"]);
+    updater.mark(Slot::B, Mark::Active).unwrap();
     updater.mark(Slot::A, Mark::Good).unwrap();
-    assert_eq!(bed.start().0.status().version, version("2"));
+    let (mut updater, startup) = bed.start();
+    assert_eq!(startup, Startup::Trying { version: version("2") });
+    updater.mark(Slot::B, Mark::Good).unwrap();
+    updater.mark(Slot::A, Mark::Good).unwrap();
+    assert_eq!(bed.names(), ["cairn_1.efi", "cairn_2.efi"]);
+    updater.mark(Slot::B, Mark::Bad).unwrap();
+    assert_eq!(bed.start().0.status().version, version("1"));
 }
 
 #[test]

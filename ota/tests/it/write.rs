@@ -65,6 +65,39 @@ fn what_is_there_already_is_not_fetched_again() {
     assert_eq!(carrier.carried, scene.release.chunks.index.size);
 }
 
+#[test]
+fn a_hash_tree_that_cannot_be_read_is_written_anew() {
+    let scene = Scene::large();
+    let machine = scene.machine();
+    let [root, mut uki, running_root, running_tree] =
+        ["slot", "slot.uki", "running", "running.verity"].map(|name| machine.open(name));
+    // Every read of it fails, as on a disk that does not get well by being written.
+    let tree = std::fs::OpenOptions::new().write(true).open(machine.at("slot.verity")).unwrap();
+    let mut target = cairn_ota::write::Target {
+        root: &root,
+        tree: &tree,
+        uki: &mut uki,
+        running_root: &running_root,
+        running_tree: &running_tree,
+        running_uki: None,
+        scratch: &machine.at("scratch"),
+    };
+    let (mut carrier, mut observe) = (scene.carrier(), |_| ());
+    let result = cairn_ota::write::write(
+        &scene.chunks_only(),
+        &mut target,
+        &mut carrier,
+        u64::MAX,
+        &mut observe,
+        &|| false,
+    );
+    assert!(matches!(result, Err(WriteError::Read { .. })), "it still does not read back: {result:?}");
+    let [new, _] = &scene.new;
+    let made = cairn_ota::verity::hash_tree(new.as_slice()).unwrap();
+    assert!(machine.read("slot")[..new.len()] == new[..], "the root was not written");
+    assert!(machine.read("slot.verity")[..made.bytes.len()] == made.bytes, "the tree was not written");
+}
+
 /// Stops at each point at which it can be stopped, and goes on.
 fn stopped_everywhere(release: &Release, lost: u64) {
     let scene = Scene::large();
