@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{assemble::WantedOs, link::LinkStatus, pull::chain};
 
-/// What a new OS has to live up to is saved at most this often.
-const REMEMBER_EVERY: Duration = Duration::from_secs(30);
+/// What a new OS has to live up to is saved at most this often: a little less than the pause between two looks.
+const REMEMBER_EVERY: Duration = Duration::from_secs(25);
 /// What the hub says must be verified in the new OS where it was within so long before.
 const VERIFIED_LATELY: Duration = Duration::from_secs(6 * 3600);
 /// A window is kept by a clock that is off by less than this.
