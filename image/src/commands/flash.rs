@@ -78,7 +78,7 @@ impl Shown {
         };
         ensure!(
             what(&now) == what(self),
-            "{} is no longer the disk that was shown ({}): now it is {}; nothing was written: \
+            "{} is no longer the disk that was shown ({}) but another ({}); nothing was written: \
              look at `cairn-image flash --list` and start again",
             path.display(),
             self.describe(),
@@ -358,7 +358,7 @@ mod tests {
             (
                 "sys/block/sdb/device/model",
                 "Extreme",
-                &["now it is Extreme of 4.2 GB", "nothing was written"],
+                &["but another (Extreme of 4.2 GB)", "nothing was written"],
             ),
             ("sys/block/sdb/size", "8388600", &["no longer the disk"]),
             ("sys/block/sdb/ro", "1", &["read-only"]),
