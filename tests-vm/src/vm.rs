@@ -255,7 +255,8 @@ fn disk(file: &str, record: Option<&Path>) -> Vec<String> {
         "-blockdev",
         "driver=blklogwrites,node-name=recorded,file=disk,log=log,log-sector-size=512,log-super-update-interval=512",
         "-device",
-        "virtio-blk-pci,drive=recorded",
+        // The firmware remembers where the disk was, and this is another place.
+        "virtio-blk-pci,drive=recorded,bootindex=0",
     ]
     .map(str::to_owned)
     .to_vec()

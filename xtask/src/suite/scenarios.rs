@@ -57,10 +57,11 @@ pub(super) fn run(names: &[String], settings: &[Setting]) -> Result<Tally> {
 
 /// Name and test binary of each; the harness's own tests among them.
 fn binaries() -> Result<Vec<(String, PathBuf)>> {
+    // The whole workspace, as the unit tests were built: by itself the package would have dependencies with other features,
+    // and all of them built once more.
     let built = process::output(Command::new("cargo").args([
         "test",
-        "--package",
-        "cairn-tests-vm",
+        "--workspace",
         "--locked",
         "--no-run",
         "--message-format=json",
@@ -69,9 +70,10 @@ fn binaries() -> Result<Vec<(String, PathBuf)>> {
     for line in built.lines().filter(|line| line.starts_with('{')) {
         let message: Value = serde_json::from_str(line).context("cargo's message is no JSON")?;
         let (target, file) = (&message["target"], &message["executable"]);
-        if let (true, Some(name), Some(file)) =
-            (message["profile"]["test"] == true, target["name"].as_str(), file.as_str())
-        {
+        let ours =
+            message["manifest_path"].as_str().is_some_and(|path| path.ends_with("/tests-vm/Cargo.toml"));
+        let test = ours && message["profile"]["test"] == true;
+        if let (true, Some(name), Some(file)) = (test, target["name"].as_str(), file.as_str()) {
             found.push((name.to_owned(), PathBuf::from(file)));
         }
     }
