@@ -1,0 +1,220 @@
+//! One thread's share of the cuts: goes through the recording once, and checks disks on its way.
+
+use std::{
+    fs::{self, File},
+    ops::{AddAssign, Range},
+    path::{Path, PathBuf},
+    process::Command,
+    rc::Rc,
+};
+
+use anyhow::{Context, Result};
+use cairn_ota::layout;
+use cairn_tests_vm::vm::run;
+use ext4_view::Ext4;
+use fastrand::Rng;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    Recording,
+    data::{self, Progress},
+    esp::{self, Found},
+    log::{Entry, Log},
+    replay::{BLOCK, Disk},
+    slots::{Os, Slots},
+};
+
+/// What was seen.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Sums {
+    /// Disks checked.
+    pub states: u64,
+    /// Of them, with both releases whole.
+    pub with_both: u64,
+    /// Of them, with the old release only.
+    pub without_new: u64,
+    /// Of them, with a data partition that differs from the one before.
+    pub data: u64,
+    /// Of them, with an ESP that differs from the one before.
+    pub esp: u64,
+    /// Of them, with a torn superblock of the data partition, which e2fsck repaired.
+    pub repaired: u64,
+}
+
+impl AddAssign for Sums {
+    fn add_assign(&mut self, other: Self) {
+        self.states += other.states;
+        self.with_both += other.with_both;
+        self.without_new += other.without_new;
+        self.data += other.data;
+        self.esp += other.esp;
+        self.repaired += other.repaired;
+    }
+}
+
+/// A share of the cuts.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its number.
+    pub id: usize,
+    /// Where in the recording it cuts.
+    pub cuts: Range<usize>,
+    /// How many disks it checks.
+    pub states: u64,
+    /// What chance begins with.
+    pub seed: u64,
+}
+
+/// The disk under replay, and what is known of it.
+struct Check<'a> {
+    disk: Disk,
+    slots: Slots<'a>,
+    known: &'a [Os],
+    recording: &'a Recording,
+    raw: PathBuf,
+    scratch: PathBuf,
+    runtime: Runtime,
+    /// What had certainly been reached at the last flush.
+    floor: Progress,
+    /// The entries on the flushed ESP.
+    entries: Vec<Found>,
+    sums: Sums,
+}
+
+impl Worker {
+    /// Goes through the recording; the first disk that is not as it should be is the error.
+    pub fn run(self, dir: &Path, recording: &Recording, known: &[Os]) -> Result<Sums> {
+        let log = Rc::new(Log::open(&recording.log)?);
+        let raw = dir.join(format!("replay{}.raw", self.id));
+        fs::copy(&recording.before, &raw).context("failed to copy the disk")?;
+        let base = File::options().read(true).write(true).open(&raw)?;
+        let disk = Disk::new(base, log.clone());
+        let [_, root_a, tree_a, root_b, tree_b, _] = &recording.parts[..] else {
+            anyhow::bail!("another layout")
+        };
+        let starts = [(root_a.start, tree_a.start), (root_b.start, tree_b.start)];
+        let mut check = Check {
+            slots: Slots::new(&disk, starts, known)?,
+            disk,
+            known,
+            recording,
+            raw: raw.clone(),
+            scratch: dir.join(format!("scratch{}", self.id)),
+            runtime: Builder::new_current_thread().enable_all().build()?,
+            floor: Progress::default(),
+            entries: Vec::new(),
+            sums: Sums::default(),
+        };
+        check.settle()?;
+        let mut rng = Rng::with_seed(self.seed);
+        for (position, &entry) in log.entries[..self.cuts.end].iter().enumerate() {
+            check.apply(entry)?;
+            if position < self.cuts.start {
+                continue;
+            }
+            let (passed, all) = (position + 1 - self.cuts.start, self.cuts.len());
+            let due = (passed as u64 * self.states).div_ceil(all as u64);
+            let mut first = true;
+            while check.sums.states < due {
+                check.cut(&mut rng, first);
+                first = false;
+                check.verify().with_context(|| {
+                    format!("power cut after entry {position} of the recording, seed {}", self.seed)
+                })?;
+            }
+        }
+        fs::remove_file(raw)?;
+        Ok(check.sums)
+    }
+}
+
+impl Check<'_> {
+    fn esp(&self) -> Range<u64> {
+        self.recording.parts[0].clone()
+    }
+
+    fn data(&self) -> Range<u64> {
+        self.recording.parts[5].clone()
+    }
+
+    /// Takes a flushed disk as it is.
+    fn settle(&mut self) -> Result<()> {
+        self.entries = esp::entries(&self.disk, self.esp(), self.known)?;
+        self.floor = self.progress()?;
+        Ok(())
+    }
+
+    fn progress(&mut self) -> Result<Progress> {
+        let ext4 = match data::open(&self.disk, self.data())? {
+            Some(ext4) => ext4,
+            None => self.repaired()?,
+        };
+        self.runtime.block_on(data::read(&ext4, &self.recording.node, &self.scratch))
+    }
+
+    /// Does for a torn superblock what the node does.
+    fn repaired(&mut self) -> Result<Ext4> {
+        self.sums.repaired += 1;
+        let (copy, data) = (self.raw.with_extension("fsck"), self.data());
+        run(Command::new("dd")
+            .args(["bs=1M", "conv=sparse", "status=none"])
+            .arg(format!("if={}", self.raw.display()))
+            .arg(format!("of={}", copy.display()))
+            .arg(format!("skip={}", data.start / layout::MIB))
+            .arg(format!("count={}", (data.end - data.start).div_ceil(layout::MIB))))?;
+        self.disk.write_reached(&data, &File::options().write(true).open(&copy)?)?;
+        let repaired = data::repair(&copy)?;
+        fs::remove_file(copy)?;
+        Ok(repaired)
+    }
+
+    fn apply(&mut self, entry: Entry) -> Result<()> {
+        let flushed = self.disk.apply(entry)?;
+        if flushed.is_empty() {
+            return Ok(());
+        }
+        self.slots.flushed(&self.disk, &flushed)?;
+        let changed =
+            |range: Range<u64>| flushed.range(range.start / BLOCK..range.end / BLOCK).next().is_some();
+        if changed(self.esp()) {
+            self.entries = esp::entries(&self.disk, self.esp(), self.known)?;
+        }
+        if changed(self.data()) {
+            let progress = self.progress()?;
+            progress.ensure_after(&self.floor)?;
+            self.floor = progress;
+        }
+        Ok(())
+    }
+
+    /// All that is pending reaches the disk, or chance decides; the last write is torn in any case.
+    fn cut(&self, rng: &mut Rng, everything: bool) {
+        let last = self.disk.pending().saturating_sub(1);
+        let kept = if everything { 100 } else { [0, 50, 90][rng.usize(..3)] };
+        self.disk.cut(|number, sectors| match number {
+            _ if rng.u32(..100) >= kept => 0,
+            _ if number == last => rng.u64(..=sectors),
+            _ => sectors,
+        });
+    }
+
+    fn verify(&mut self) -> Result<()> {
+        let touched = |range: Range<u64>| !self.disk.touched(&range).is_empty();
+        let (esp, data) = (touched(self.esp()), touched(self.data()));
+        let entries = match esp {
+            true => esp::entries(&self.disk, self.esp(), self.known)?,
+            false => self.entries.clone(),
+        };
+        let whole = self.slots.whole(&self.disk)?;
+        esp::check(&entries, &whole)?;
+        if data {
+            self.progress()?.ensure_after(&self.floor)?;
+        }
+        self.sums.states += 1;
+        self.sums.with_both += u64::from(whole.len() == 2);
+        self.sums.without_new += u64::from(whole.len() == 1);
+        self.sums.data += u64::from(data);
+        self.sums.esp += u64::from(esp);
+        Ok(())
+    }
+}
