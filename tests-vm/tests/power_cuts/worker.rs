@@ -86,7 +86,7 @@ impl Worker {
     pub fn run(self, dir: &Path, recording: &Recording, known: &[Os]) -> Result<Sums> {
         let log = Rc::new(Log::open(&recording.log)?);
         let raw = dir.join(format!("replay{}.raw", self.id));
-        fs::copy(&recording.before, &raw).context("failed to copy the disk")?;
+        run(Command::new("cp").arg("--sparse=always").arg(&recording.before).arg(&raw))?;
         let base = File::options().read(true).write(true).open(&raw)?;
         let disk = Disk::new(base, log.clone());
         let [_, root_a, tree_a, root_b, tree_b, _] = &recording.parts[..] else {
