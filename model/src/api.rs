@@ -7,6 +7,7 @@
 //! | `POST /nodes/{id}/approve` | → `Node` | operator |
 //! | `PATCH /nodes/{id}/labels` | `LabelChange` → `Node` | operator |
 //! | `DELETE /nodes/{id}` | → 204 | operator |
+//! | `POST /nodes/freshness` | `FreshnessSet` → `Vec<Node>`: those it changed | operator |
 //! | `GET /nodes/{id}/events` | → `Vec<NodeEvent>` newest first, at most 200 | viewer |
 //! | `GET`, `POST /tokens` | `NewToken` → `CreatedToken`; → `Vec<Token>` | operator |
 //! | `DELETE /tokens/{id}` | → 204 | operator |
@@ -26,6 +27,10 @@
 //! | `POST /os/set` | `OsSet` → `Vec<OsNode>`: those it changed | operator |
 //! | `POST /os/unset` | `OsNodes` → `Vec<OsNode>`: those it changed | operator |
 //! | `POST /os/apply` | `OsNodes` → `Vec<OsNode>`: those that are told to restart | operator |
+//! | `GET /trust/roots` | → `TrustRoots` | viewer |
+//! | `POST /usb/plan` | `OsNodes` → `MediaPlan` | operator |
+//! | `POST /usb/metadata` | `MediaNodes` → `MediaFiles` | operator |
+//! | `POST /usb/import` | `MediaImport` → `MediaImported` | operator |
 //! | `GET /audit?limit=N` | → `Vec<AuditRow>` newest first | viewer |
 //!
 //! Times are RFC 3339 in UTC. Every error has the body [`ApiError`].
@@ -40,6 +45,7 @@ use crate::{
     enroll::EnrollState,
     facts::Facts,
     id::{AppName, Digest, NodeId, ServiceName},
+    media::Freshness,
     release::Release,
     report::{NodeStatus, OsStatus, Severity, WorkloadStatus},
 };
@@ -83,10 +89,38 @@ pub struct Node {
     pub last_seen: Option<String>,
     /// Heard of within the last two minutes.
     pub online: bool,
+    /// How it was last heard of; absent for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_by: Option<HeardBy>,
+    /// How long metadata for it holds.
+    #[serde(default)]
+    pub freshness: Freshness,
     /// The generation that the hub wants there.
     pub desired_generation: u64,
     /// What it last reported.
     pub status: Option<NodeStatus>,
+}
+
+/// The way on which a node was last heard of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum HeardBy {
+    /// It asked the hub itself.
+    Network,
+    /// Its reports came by stick.
+    Stick {
+        /// When the newest of them was made, by the node's clock, RFC 3339.
+        reported_at: String,
+    },
+}
+
+/// The first roots of both repositories, which nodes pin: what `cairn usb verify` needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TrustRoots {
+    /// Of the nodes' director repositories. Byte for byte as signed.
+    pub director: Box<serde_json::value::RawValue>,
+    /// Of the artifacts repository. Byte for byte as signed.
+    pub artifacts: Box<serde_json::value::RawValue>,
 }
 
 /// Labels to change on a node.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::NodeId,
+    media::MediaStatus,
     report::{OsStatus, WorkloadStatus},
 };
 
@@ -17,6 +18,17 @@ pub const OS_APPLY_PATH: &str = "/v1/os/apply";
 
 /// `GET` here answers once the OS that runs is kept (200) or given up (409 with the reason): `cairnd os confirm`.
 pub const OS_CONFIRM_PATH: &str = "/v1/os/confirm";
+
+/// `POST` a [`MediaAttached`] here when a stick is mounted (204): `cairnd media attach`.
+pub const MEDIA_PATH: &str = "/v1/media";
+
+/// A stick is mounted below `/run/cairn/media/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MediaAttached {
+    /// The block device's name, which is that of the mount point: `sdb1`.
+    pub device: String,
+}
 
 /// How the node stands, as it sees itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +56,9 @@ pub struct LocalStatus {
     /// How the OS stands; absent where the node does not update its OS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<OsStatus>,
+    /// The stick that is plugged in, or the last one; absent where there was none since the daemon started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media: Option<MediaStatus>,
     /// Reports that the hub has not acknowledged yet.
     pub unsent_reports: u64,
 }

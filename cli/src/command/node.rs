@@ -151,6 +151,8 @@ mod tests {
             enrolled_at: String::new(),
             last_seen: None,
             online: false,
+            heard_by: None,
+            freshness: Default::default(),
             desired_generation: 0,
             status: None,
         }

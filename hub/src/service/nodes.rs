@@ -149,6 +149,8 @@ impl Hub {
             enrolled_at: clock::rfc3339(row.enrolled_at),
             last_seen: self.last_seen(row).map(clock::rfc3339),
             online: self.is_online(row),
+            heard_by: None,
+            freshness: Default::default(),
             desired_generation: row.generation,
             status: row.status.clone(),
         })
