@@ -6,6 +6,7 @@ pub(crate) mod registry;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use cairn_model::error::chain;
 use cairn_trust::fetch::HttpFetch;
 use reqwest::{
     Method, RequestBuilder, Response,
@@ -16,7 +17,7 @@ use url::Url;
 
 use crate::{
     connection::{Connection, is_loopback},
-    failure::{Failure, chain},
+    failure::Failure,
 };
 
 /// How long until a connection stands. Hubs are reached over radio links too.

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cairn_model::error::chain;
 use url::{Host, Url};
 
 use crate::{
@@ -109,8 +110,7 @@ fn check_ca(pem: &str) -> Result<(), String> {
     if pem.contains("PRIVATE KEY-----") {
         return Err("it has a private key in it".into());
     }
-    let found =
-        reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_err(|e| crate::failure::chain(&e))?;
+    let found = reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_err(|e| chain(&e))?;
     if found.is_empty() { Err("no PEM block CERTIFICATE in it".into()) } else { Ok(()) }
 }
 

@@ -2,6 +2,7 @@
 
 use cairn_model::{
     Digest, Release,
+    error::chain,
     oci::{
         ARTIFACT_TYPE_APP, ARTIFACT_TYPE_RELEASE, MEDIA_TYPE_RELEASE_CONFIG, MEDIA_TYPE_RELEASE_INDEX,
         MEDIA_TYPE_RELEASE_PACK, MEDIA_TYPE_RELEASE_PATCH, MEDIA_TYPE_WASM_CONFIG,
@@ -116,7 +117,7 @@ impl Manifest {
     pub(crate) fn release(&self, config: &[u8]) -> Result<Release, ReleaseError> {
         let release = Release::parse(config).map_err(|error| {
             // Its sources are not part of its message.
-            ReleaseError::Document(crate::failure::chain(&error))
+            ReleaseError::Document(chain(&error))
         })?;
         self.ensure_layer("the table of chunks", &release.chunks.index, MEDIA_TYPE_RELEASE_INDEX)?;
         self.ensure_layer("the pack of chunks", &release.chunks.pack, MEDIA_TYPE_RELEASE_PACK)?;

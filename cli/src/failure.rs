@@ -1,7 +1,5 @@
 //! Why a command did not do what was asked: exit code, cause, cure. The table of exit codes is here and nowhere else.
 
-use std::{error::Error, fmt::Write as _};
-
 /// The exit codes, as `cairn --help` prints them.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
@@ -79,19 +77,4 @@ impl Failure {
         self.problems = problems;
         self
     }
-}
-
-/// An error with all its sources on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        // Some libraries repeat their source in their own message.
-        if !text.contains(&part) {
-            let _ = write!(text, ": {part}");
-        }
-        source = error.source();
-    }
-    text
 }

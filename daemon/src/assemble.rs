@@ -9,6 +9,7 @@ use cairn_model::{
     DesiredState, Digest, Release,
     compose::{App, Platform, Problems},
     desired::DesiredOs,
+    error::chain,
     id::{AppName, ServiceName},
     oci, release,
     resolve::{ImageConfig, ImageConfigError, ResolveError, ResolvedReplica, resolve},
@@ -305,7 +306,7 @@ impl Walk<'_> {
             return Err(refuse(format!("its document has {size} bytes, more than {most}")));
         }
         let Some(bytes) = self.config(digest, &manifest.config)? else { return Ok(None) };
-        let release = Release::parse(bytes).map_err(|e| refuse(crate::pull::chain(&e)))?;
+        let release = Release::parse(bytes).map_err(|e| refuse(chain(&e)))?;
         // The blobs are fetched by what the document says; the manifest is what registries keep them for.
         let patches = release.patches.iter().map(|patch| &patch.blob);
         let named = [&release.chunks.index, &release.chunks.pack].into_iter().chain(patches);

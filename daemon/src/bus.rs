@@ -8,7 +8,7 @@
 
 use std::{collections::HashMap, future::pending, pin::Pin, time::Duration};
 
-use cairn_model::report::OsStatus;
+use cairn_model::{error::chain, report::OsStatus};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use zbus::{
@@ -17,10 +17,7 @@ use zbus::{
     object_server::InterfaceRef,
 };
 
-use crate::{
-    backoff::{self, Backoff},
-    pull::chain,
-};
+use crate::backoff::{self, Backoff};
 
 mod dict;
 mod installation;

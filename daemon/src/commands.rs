@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::Stdio, sync::Arc};
 
 use cairn_model::{
     desired::{Command, CommandKind},
+    error::chain,
     id::{AppName, ServiceName},
     report::CommandOutput,
 };
@@ -15,7 +16,6 @@ use crate::{
     assemble::Assembled,
     ledger::{Ledger, LedgerError},
     os::Os,
-    pull::chain,
     report::Reporter,
 };
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use cairn_model::error::chain;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -209,7 +210,7 @@ async fn initial_generation(ledger: &Ledger) -> Result<Option<Arc<Assembled>>> {
         Ok(initial) => Ok(initial),
         Err(PullError::Ledger(e)) => Err(e).context("the applied generation cannot be taken up"),
         Err(e) => {
-            tracing::error!("the applied generation is not understood; what runs goes on: {}", e.chain());
+            tracing::error!("the applied generation is not understood; what runs goes on: {}", chain(&e));
             Ok(None)
         }
     }

@@ -9,6 +9,7 @@ use std::{future::pending, path::PathBuf, sync::Arc, time::Duration};
 use cairn_model::{
     Facts, NodeId,
     enroll::{EnrollGrant, EnrollRequest, EnrollState},
+    error::chain,
     local::LinkState,
     report::Severity,
 };
@@ -27,7 +28,7 @@ use crate::{
     config::HubSettings,
     identity,
     ledger::{Enrolment, Ledger},
-    pull::{PullError, Puller, chain},
+    pull::{PullError, Puller},
     report::Reporter,
     source::{Clocked, HubClient, HubTls, SourceError},
 };
@@ -400,7 +401,7 @@ impl Task {
 
     /// Says what went wrong: a hub that is not reached is the link's problem, a bundle that is not believed is an event.
     async fn explain(&self, error: &PullError) {
-        let text = error.chain();
+        let text = chain(error);
         if error.is_transport() {
             self.say(LinkState::Offline, Some(text));
             return;

@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use cairn_model::{
     Digest, OsVersion,
+    error::chain,
     report::{OsState, OsStatus, Severity},
 };
 use cairn_ota::{Machine, Startup, UpdateError};
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     act::supervisor::RestartMachine, assemble::Assembled, bus::port::OsRequest, link::LinkStatus,
-    pull::chain, report::Reporter, source::HubClient, status::WorkStatus,
+    report::Reporter, source::HubClient, status::WorkStatus,
 };
 
 mod armed;

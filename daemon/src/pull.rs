@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    error::Error,
     path::PathBuf,
     sync::Arc,
 };
@@ -93,23 +92,6 @@ impl PullError {
             | Self::Ledger(_) => false,
         }
     }
-
-    /// The error with all its causes, for journal and status.
-    pub fn chain(&self) -> String {
-        chain(self)
-    }
-}
-
-/// An error with all its causes on one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Pulls generations.

@@ -9,6 +9,7 @@ use std::{
 
 use cairn_model::{
     Digest,
+    error::chain,
     report::{Health, Severity},
 };
 use nix::sys::statvfs::statvfs;
@@ -30,7 +31,6 @@ use crate::{
     ledger::Ledger,
     plan::{self, History, Input, Observed, Phase, Plan, Step, StopReason, Wanted},
     probe::Verdict,
-    pull::chain,
     report::Reporter,
     status::WorkStatus,
 };

@@ -6,6 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use cairn_model::{
     BootId, Facts, NodeId, Report,
     enroll::ReportsRequest,
+    error::chain,
     report::{CommandOutput, Event, NodeStatus, Record, SCHEMA, Severity},
 };
 use cairn_trust::{envelope, keys::KeyPair};
@@ -22,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backoff::{Backoff, random},
     ledger::{Ledger, LedgerError, OutboxRow, RecordClass},
-    pull::chain,
     source::{HubClient, SourceError},
 };
 

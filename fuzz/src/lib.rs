@@ -1,9 +1,9 @@
 //! What the fuzz targets share: a bound on memory, documents that write what they read, and files that are in memory
 //! only. Each target is one program in `src/bin/`; it must never do more than read bytes and check what came of them.
 
-use std::{error::Error, fmt::Debug, fs::File, io, iter, os::unix::fs::FileExt};
+use std::{error::Error, fmt::Debug, fs::File, io, os::unix::fs::FileExt};
 
-use cairn_model::DocumentError;
+use cairn_model::{DocumentError, error::chain};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use peak_alloc::PeakAlloc;
 use serde::Serialize;
@@ -48,9 +48,8 @@ pub fn document<T: Debug + PartialEq + Serialize>(
 }
 
 /// A refusal says something, and not too much.
-pub fn refusal(error: &(dyn Error + 'static)) {
-    let chain = iter::successors(Some(error), |error: &&(dyn Error + 'static)| (*error).source());
-    let text = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+pub fn refusal(error: &dyn Error) {
+    let text = chain(error);
     assert!(!text.is_empty() && text.len() <= MAX_TEXT, "an error of {} bytes", text.len());
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use cairn_model::error::chain;
 use tokio::time::MissedTickBehavior;
 
 use crate::{clock, service::SharedHub};
@@ -57,7 +58,7 @@ async fn clean_up(hub: &SharedHub) {
     match hub.registry.sweep(clock::now_ms()).await {
         Ok(0) => {}
         Ok(swept) => tracing::info!(swept, "removed files that nobody names"),
-        Err(error) => tracing::warn!("failed to give space back: {}", crate::sign::chain(&error)),
+        Err(error) => tracing::warn!("failed to give space back: {}", chain(&error)),
     }
     if let Err(error) = forget_old_commands(hub).await {
         tracing::warn!("failed to forget old commands: {error}");

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use cairn_model::{Digest, NodeId};
+use cairn_model::{Digest, NodeId, error::chain};
 use cairn_trust::sign::{Artifacts, Director, HubKeys, Lifetimes, SignError, TargetEntry};
 use jiff::Timestamp;
 
@@ -205,16 +205,4 @@ impl Inner {
         let now = self.artifacts.entries().into_iter().map(|entry| entry.digest).collect();
         *self.signed.write().unwrap_or_else(PoisonError::into_inner) = now;
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

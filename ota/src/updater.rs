@@ -15,6 +15,7 @@ use std::{io, path::Path};
 use cairn_model::{
     Digest, OsVersion,
     desired::OsHealth,
+    error::chain,
     release::Release,
     report::{OsProgress, OsState, OsStatus, Slot},
 };
@@ -346,16 +347,4 @@ impl Updater {
         self.other = other.version.filter(|_| other.bootable);
         Ok(())
     }
-}
-
-/// An error and its sources in one line, as a status shows it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

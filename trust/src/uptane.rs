@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use cairn_model::{
     desired::{DesiredState, MAX_BYTES, TARGET_NAME},
+    error::chain,
     id::{Digest, NodeId},
 };
 use sigstore_tuf::Targets;
@@ -201,7 +202,7 @@ pub fn read_desired_state(claim: &Claim, node: &NodeId, bytes: &[u8]) -> Result<
         return Err(Refusal::Tampered);
     }
     let state = DesiredState::parse(bytes).map_err(|error| Refusal::Malformed {
-        what: format!("{TARGET_NAME} is not taken: {}", causes(&error)),
+        what: format!("{TARGET_NAME} is not taken: {}", chain(&error)),
     })?;
     if state.node != *node {
         return Err(Refusal::Contradiction { what: "the node" });
@@ -217,12 +218,6 @@ pub fn read_desired_state(claim: &Claim, node: &NodeId, bytes: &[u8]) -> Result<
         }
     }
     Ok(state)
-}
-
-/// An error with what caused it, on one line.
-fn causes(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 /// All of it, over two loaded repositories: the director's verified targets, what the artifacts repository says of the

@@ -2,13 +2,16 @@
 
 use std::{error::Error, io};
 
-use cairn_model::api::{ApiError, ApiErrorBody};
+use cairn_model::{
+    api::{ApiError, ApiErrorBody},
+    error::chain,
+};
 use reqwest::StatusCode;
 use rustls::CertificateError;
 use serde::Deserialize;
 use url::Url;
 
-use crate::failure::{Failure, Kind, chain};
+use crate::failure::{Failure, Kind};
 
 /// The question did not get an answer.
 pub(super) fn of_transport(error: &reqwest::Error, hub: &Url) -> Failure {

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use cairn_model::{Digest, api::Artifact, oci::MAX_MANIFEST_BYTES, release};
+use cairn_model::{Digest, api::Artifact, error::chain, oci::MAX_MANIFEST_BYTES, release};
 use cairn_trust::{
     client::{Client as Repository, Limits},
     clock::{Clock, Freshness},
@@ -22,7 +22,7 @@ use crate::{
     args::{ArtifactSign, Format},
     client::Client,
     contents::{self, Manifest, ReleaseError},
-    failure::{Failure, Kind, chain},
+    failure::{Failure, Kind},
     proposal::{self, Addition, Proposal},
     render::{self, Unveiled, release_block},
     screen::{self, Progress},

@@ -4,6 +4,7 @@ use std::{io, path::Path, time::Duration};
 
 use cairn_model::{
     api::ApiError,
+    error::chain,
     local::{OS_APPLY_PATH, STATUS_PATH},
 };
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -13,7 +14,7 @@ use tokio::net::UnixStream;
 
 use crate::{
     args::{LocalOsVerb, LocalVerb},
-    failure::{Failure, Kind, chain},
+    failure::{Failure, Kind},
     render::local::LocalStatus,
     screen,
 };

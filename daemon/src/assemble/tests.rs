@@ -64,7 +64,7 @@ fn whole(desired: &DesiredState, documents: &Documents) -> Assembled {
 }
 
 fn refused(desired: &DesiredState, documents: &Documents) -> String {
-    crate::pull::chain(&assemble(desired, documents, "amd64").unwrap_err())
+    chain(&assemble(desired, documents, "amd64").unwrap_err())
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cairn_model::{
     desired::RebootPolicy,
+    error::chain,
     report::{OsState, Severity},
 };
 use cairn_ota::{UpdateError, Updater};
@@ -17,7 +18,7 @@ use super::{
     trial,
     window::{self, Opening},
 };
-use crate::{assemble::WantedOs, link::LinkStatus, pull::chain};
+use crate::{assemble::WantedOs, link::LinkStatus};
 
 /// What a new OS has to live up to is saved at most this often: a little less than the pause between two looks.
 const REMEMBER_EVERY: Duration = Duration::from_secs(25);

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use cairn_model::local::OS_CONFIRM_PATH;
+use cairn_model::{error::chain, local::OS_CONFIRM_PATH};
 use cairn_ota::{BootControl, BootEntry, Machine, MachineError, SystemdBoot};
 
 /// For so long in all the daemon may be away before it counts as broken: it starts within seconds, and systemd starts it
@@ -41,7 +41,7 @@ pub fn this_boot(root: &Path) -> Boot {
         Ok(machine) => machine,
         Err(MachineError::NotAnAppliance { .. }) => return Boot::Ordinary("not a disk with two slots"),
         Err(e) => {
-            eprintln!("cairnd: the slots cannot be read: {}", crate::pull::chain(&e));
+            eprintln!("cairnd: the slots cannot be read: {}", chain(&e));
             let counted = root.join(COUNTED).exists();
             return if counted { Boot::Tried } else { Boot::Ordinary("the boot loader has not counted") };
         }
@@ -49,7 +49,7 @@ pub fn this_boot(root: &Path) -> Boot {
     let entries = match SystemdBoot::new(&machine.esp, &machine.identity.version).entries() {
         Ok(entries) => entries,
         Err(e) => {
-            eprintln!("cairnd: the boot entries cannot be read: {}", crate::pull::chain(&e));
+            eprintln!("cairnd: the boot entries cannot be read: {}", chain(&e));
             return Boot::Ordinary("the boot entries cannot be read");
         }
     };

@@ -3,11 +3,9 @@
 
 use std::{path::PathBuf, thread};
 
-use cairn_model::report::OsStatus;
+use cairn_model::{error::chain, report::OsStatus};
 use cairn_ota::{Machine, MachineError, SlotInfo, Startup, Updater};
 use tokio::sync::{mpsc, oneshot, watch};
-
-use crate::pull::chain;
 
 type Work = Box<dyn FnOnce(&mut Updater, &Publish) + Send>;
 

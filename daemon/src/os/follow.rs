@@ -12,6 +12,7 @@ use std::{
 
 use cairn_model::{
     Digest,
+    error::chain,
     report::{OsState, Severity},
 };
 use cairn_ota::{Admission, Carrier, FolderCarrier, Refusal, Updater};
@@ -29,7 +30,6 @@ use super::{
 use crate::{
     assemble::WantedOs,
     backoff::{Backoff, random},
-    pull::chain,
 };
 
 /// A look is due at least this often: windows open by the clock, which may be set.

@@ -10,6 +10,7 @@ use std::{
 
 use cairn_model::{
     Digest,
+    error::chain,
     report::{OsState, Slot},
 };
 use cairn_ota::{Mark, SlotInfo};
@@ -19,7 +20,6 @@ use super::Node;
 use crate::{
     assemble::WantedOs,
     bus::port::{Inspected, Mark as AskedMark, OsRequest, SlotView, Source},
-    pull::chain,
 };
 
 /// Largest `index.json` of a folder that is read.

@@ -16,6 +16,7 @@ use cairn_model::{
     Digest,
     api::ApiError,
     enroll::{EnrollGrant, ReportsRequest, ReportsResponse, WaitResponse},
+    error::chain,
 };
 use cairn_trust::{
     envelope,
@@ -110,7 +111,7 @@ impl HubTls {
             .pool_idle_timeout(Duration::from_secs(90))
             .user_agent(concat!("cairnd/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|e| bad(chain(&e)))
+            .map_err(|e| bad(cause(&e)))
     }
 }
 
@@ -309,7 +310,7 @@ async fn send(
 ) -> Result<Response, SourceError> {
     match timeout_at(deadline, request.send()).await {
         Ok(Ok(response)) => Ok(response),
-        Ok(Err(e)) => Err(SourceError::Unreachable { cause: chain(&e.without_url()) }),
+        Ok(Err(e)) => Err(SourceError::Unreachable { cause: cause(&e.without_url()) }),
         Err(_) => Err(SourceError::Unreachable { cause: format!("no answer to {what} in time") }),
     }
 }
@@ -342,19 +343,9 @@ fn clean(text: &str) -> String {
     text.chars().take(MAX_MESSAGE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// An error with all its causes: reqwest alone says only "error sending request".
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    clean(&text)
+/// An error with all its causes, fit for a journal line: reqwest alone says only "error sending request".
+fn cause(error: &dyn Error) -> String {
+    clean(&chain(error))
 }
 
 #[async_trait]
@@ -405,7 +396,7 @@ impl HubClient {
             StatusCode::PARTIAL_CONTENT => begin_of(response.headers(), offset)?,
             _ => return Err(self.refused(response).await),
         };
-        let broken = |e: reqwest::Error| SourceError::Unreachable { cause: chain(&e.without_url()) };
+        let broken = |e: reqwest::Error| SourceError::Unreachable { cause: cause(&e.without_url()) };
         let path = digest.to_string();
         let stream = response.bytes_stream().map_err(broken).boxed();
         Ok(BlobStream { offset, bytes: paced(stream, path) })

@@ -1,6 +1,6 @@
 //! OS releases among what is pushed: the hub takes only what a node could read.
 
-use cairn_model::{Digest, Release, oci, release};
+use cairn_model::{Digest, Release, error::chain, oci, release};
 
 use super::{Manifest, Registry, RegistryError, Result};
 
@@ -33,7 +33,7 @@ impl Registry {
         if Digest::of(&bytes) != config.digest {
             return Err(RegistryError::Damaged(config.digest.clone()));
         }
-        let release = Release::parse(&bytes).map_err(|e| invalid(crate::sign::chain(&e)))?;
+        let release = Release::parse(&bytes).map_err(|e| invalid(chain(&e)))?;
         ensure_carried(manifest, &release).map_err(invalid)?;
         Ok(Some(release))
     }

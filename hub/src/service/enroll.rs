@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cairn_model::{
     NodeId,
     enroll::{EnrollGrant, EnrollRequest, EnrollState},
+    error::chain,
 };
 use cairn_trust::{envelope, keys::PublicKey};
 use serde_json::{json, value::RawValue};
@@ -13,7 +14,7 @@ use super::Hub;
 use crate::{
     clock,
     error::{Error, Kind, Result},
-    secret, sign,
+    secret,
     store::{Change, EnrollTokenRow, NodeRow, NodeState, Tx},
 };
 
@@ -25,10 +26,7 @@ impl Hub {
     /// became of its token.
     pub(crate) async fn enroll(&self, jws: &str, from: &str) -> Result<EnrollGrant> {
         let (request, key) = envelope::verify_enroll(jws).map_err(|e| {
-            Error::new(
-                Kind::EnvelopeRefused,
-                format!("the enrolment request is refused: {}", sign::chain(&e)),
-            )
+            Error::new(Kind::EnvelopeRefused, format!("the enrolment request is refused: {}", chain(&e)))
         })?;
         if request.schema != SCHEMA {
             let text =

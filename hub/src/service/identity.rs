@@ -1,6 +1,6 @@
 //! Who asks: operators by token, nodes by a short-lived JWT of their own key.
 
-use cairn_model::NodeId;
+use cairn_model::{NodeId, error::chain};
 use cairn_trust::{envelope, keys::PublicKey};
 use jiff::Timestamp;
 
@@ -8,7 +8,7 @@ use super::{Caller, Hub, Operator};
 use crate::{
     clock,
     error::{Error, Kind, Result},
-    secret, sign,
+    secret,
     store::{NodeRow, NodeState},
 };
 
@@ -34,11 +34,11 @@ impl Hub {
         let refused = |cause: String| {
             Error::new(Kind::Unauthenticated, format!("the node's token is refused: {cause}"))
         };
-        let claimed = envelope::claimed_node(jwt).map_err(|e| refused(sign::chain(&e)))?;
+        let claimed = envelope::claimed_node(jwt).map_err(|e| refused(chain(&e)))?;
         let row = self.store.node(&claimed).await?;
         let row = row.ok_or_else(|| refused(format!("node {claimed} is not known to this hub; enrol it")))?;
         let key = public_key(&row)?;
-        envelope::verify_node_token(jwt, &key, Timestamp::now()).map_err(|e| refused(sign::chain(&e)))?;
+        envelope::verify_node_token(jwt, &key, Timestamp::now()).map_err(|e| refused(chain(&e)))?;
         self.presence.seen(&row.id, clock::now_ms());
         Ok(row)
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use cairn_model::{
     enroll::{ReportsRequest, ReportsResponse},
+    error::chain,
     report::{self, NodeStatus, OsStatus, Record, Report},
 };
 use cairn_trust::envelope::{self, Sequence};
@@ -11,7 +12,6 @@ use cairn_trust::envelope::{self, Sequence};
 use super::{Hub, identity};
 use crate::{
     error::{Error, Kind, Result},
-    sign,
     store::{NodeRow, Tx},
 };
 
@@ -38,7 +38,7 @@ impl Hub {
         let mut reports = Vec::with_capacity(request.envelopes.len());
         for jws in &request.envelopes {
             let report = envelope::verify_report(jws, &key).map_err(|e| {
-                Error::new(Kind::EnvelopeRefused, format!("a report is refused: {}", sign::chain(&e)))
+                Error::new(Kind::EnvelopeRefused, format!("a report is refused: {}", chain(&e)))
             })?;
             if report.schema != report::SCHEMA {
                 let text =

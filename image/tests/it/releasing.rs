@@ -9,6 +9,7 @@ use cairn_image::build::{Artifact, DATA_LAYOUT, MANIFEST_SCHEMA, Manifest};
 use cairn_image::release::layout::Layout;
 use cairn_image::release::{Made, Request, make};
 use cairn_image::{fetch, uki};
+use cairn_model::error::chain;
 use cairn_model::oci::{ARTIFACT_TYPE_RELEASE, MEDIA_TYPE_RELEASE_CONFIG};
 use cairn_model::release::Release;
 use cairn_model::report::{OsMethod, OsProgress};
@@ -116,15 +117,7 @@ fn request(image: &Path, output: &Path) -> Request {
 }
 
 fn try_make(request: &Request) -> Result<Made, String> {
-    make(request, &mut |_| {}).map_err(|error| {
-        let mut said = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(error) = source {
-            said += &format!(": {error}");
-            source = error.source();
-        }
-        said
-    })
+    make(request, &mut |_| {}).map_err(|error| chain(&error))
 }
 
 /// Every file of a layout with its bytes.

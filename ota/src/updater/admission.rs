@@ -2,9 +2,9 @@
 
 use std::io;
 
-use cairn_model::{Digest, OsVersion, desired::DesiredOs, release::Release, report::OsState};
+use cairn_model::{Digest, OsVersion, desired::DesiredOs, error::chain, release::Release, report::OsState};
 
-use super::{UpdateError, Updater, chain};
+use super::{UpdateError, Updater};
 use crate::{
     boot::BootError,
     data_layout::{self, LayoutError},

@@ -5,13 +5,14 @@ use std::fs;
 use cairn_model::{
     Digest,
     desired::DesiredOs,
+    error::chain,
     release::Release,
     report::{OsProgress, OsState, OsStatus},
 };
 use fail::fail_point;
 
 use super::{
-    Admission, UpdateError, Updater, chain, data_layout,
+    Admission, UpdateError, Updater, data_layout,
     state::{Event, next},
     store::Saved,
 };

@@ -1,23 +1,12 @@
 //! Anti-rollback state that is torn or missing is refused with a cure, and never reset.
 
-use std::error::Error;
-
+use cairn_model::error::chain;
 use cairn_trust::node::Verifier;
 
 use crate::{
     fleet::{Hub, Member},
     repository::today,
 };
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
 
 #[tokio::test]
 async fn refuses_torn_or_missing_anti_rollback_state_and_names_the_cure() {

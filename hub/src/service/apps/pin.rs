@@ -7,6 +7,7 @@ use cairn_model::{
     api::Deploy,
     compose::{App, Arch, ImageRef, Platform, Service},
     desired::DesiredApp,
+    error::chain,
     oci,
     resolve::{ImageConfig, resolve},
 };
@@ -15,7 +16,6 @@ use super::super::Hub;
 use crate::{
     error::{Error, Kind, Result},
     registry::{Manifest, Reference, RegistryError},
-    sign,
     store::ManifestRow,
 };
 
@@ -92,7 +92,7 @@ impl Hub {
         }
         let Some(config) = manifest.blobs.first() else { return Ok(Ok(None)) };
         let parsed = match self.registry.small_blob(&config.digest, oci::MAX_MANIFEST_BYTES).await {
-            Ok(bytes) => ImageConfig::parse(&bytes).map_err(|e| sign::chain(&e)),
+            Ok(bytes) => ImageConfig::parse(&bytes).map_err(|e| chain(&e)),
             Err(RegistryError::TooLarge { limit }) => Err(format!("larger than {limit} bytes")),
             Err(e) => return Err(e.into()),
         };
