@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::base::{Identity, Selection};
 use crate::disk::Content;
+use crate::extra::Extra;
 use crate::lock::Lock;
 use crate::modules::{self, Modules};
 use crate::sbom::OwnFile;
@@ -60,6 +61,8 @@ pub struct Request {
     pub compatible: String,
     /// Whether to write `disk.raw.zst` beside `disk.raw`.
     pub compress: bool,
+    /// Files of the one who builds, which win over all others.
+    pub extra: Vec<Extra>,
 }
 
 /// The `schema` number of [`Manifest`]; 2 names what machines the image is for.
@@ -208,6 +211,9 @@ fn compose(request: &Request, lock: &Lock, tools: &Tools, epoch: u64) -> Result<
             add_folder(&mut tree, &request.dist.join(profile))?;
         }
     }
+    for extra in &request.extra {
+        extra.add(&mut tree)?;
+    }
     let mut preset = tree.text(PRESET)?;
     if request.test {
         preset.push_str(&tree.text("usr/lib/systemd/system-preset/10-cairn-test.preset")?);
@@ -321,6 +327,9 @@ fn inputs_hash(request: &Request) -> Result<String> {
         if !file.is_symlink() {
             add(&path, &read(&file)?);
         }
+    }
+    for extra in &request.extra {
+        add(extra.path(), &read(extra.source())?);
     }
     let own = std::env::current_exe().context("failed to find this program")?;
     add("cairn-image", &read(&own)?);

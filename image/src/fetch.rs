@@ -1,6 +1,7 @@
 //! Brings the packages of a lock into a folder, by apt's own downloader (so that proxies and credentials of the machine
 //! work), and proves that a folder holds them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,12 @@ pub enum FetchError {
         /// Where it was looked for.
         folder: PathBuf,
     },
+    /// A file was given as a package of the lock, and is none.
+    #[error(
+        "{0} is named like no package of the lock; give the folder that `cairn-image fetch` filled, or files with \
+             the names that it gives them"
+    )]
+    Foreign(PathBuf),
     /// The bytes are not those that were locked.
     #[error(
         "package {name} {version} has SHA-256 {found}, the lock says {expected}; delete {path} and run \
@@ -153,6 +160,28 @@ fn ensure_package(package: &Package, mirror: &Mirror, folder: &Path) -> Result<b
     }
     std::fs::rename(&partial, &target).map_err(|source| FetchError::Folder { path: target, source })?;
     verify(package, folder).map(|_| true)
+}
+
+/// A folder that [`verify`] can look in, of packages that lie wherever somebody else's downloader put them: links, named
+/// as a lock names its packages. A file is known by the end of its name, for Nix puts a hash in front.
+pub fn gather(lock: &Lock, files: &[PathBuf]) -> Result<tempfile::TempDir, FetchError> {
+    let unusable = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| FetchError::Folder { path, source }
+    };
+    let folder = tempfile::tempdir().map_err(unusable(&std::env::temp_dir()))?;
+    let known: BTreeSet<String> = lock.all().into_iter().map(Package::file_name).collect();
+    for file in files {
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let own = [Some(name.as_str()), name.split_once('-').map(|(_, rest)| rest)]
+            .into_iter()
+            .flatten()
+            .find(|name| known.contains(*name))
+            .ok_or_else(|| FetchError::Foreign(file.clone()))?;
+        let link = folder.path().join(own);
+        std::os::unix::fs::symlink(file, &link).map_err(unusable(&link))?;
+    }
+    Ok(folder)
 }
 
 /// Path of a package whose bytes are those that were locked.

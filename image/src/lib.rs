@@ -17,6 +17,7 @@ pub mod data;
 pub mod deb;
 pub mod disk;
 pub mod esp;
+pub mod extra;
 pub mod fetch;
 pub mod flash;
 pub mod glob;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use cairn_image::{apt, base, build, fetch, lock::Lock};
+use cairn_image::{apt, base, build, extra::Extra, fetch, lock::Lock};
 use clap::{Args, Parser, Subcommand};
 
 /// Makes bootable Cairn images from a lock of Debian packages, without root, chroot or (in build) network; makes
@@ -60,9 +60,9 @@ struct BuildArgs {
     /// The lock to follow.
     #[arg(long)]
     lock: PathBuf,
-    /// Folder that `fetch` filled.
-    #[arg(long)]
-    packages: PathBuf,
+    /// Folder that `fetch` filled; or, repeated, each package by itself, wherever it lies.
+    #[arg(long, required = true)]
+    packages: Vec<PathBuf>,
     /// Folder with cairnd, cairn, cairn-oci, cairn-wasm and cairn-init, stripped.
     #[arg(long)]
     binaries: PathBuf,
@@ -90,6 +90,9 @@ struct BuildArgs {
     /// Write disk.raw.zst too, for `cairn-image flash`.
     #[arg(long)]
     compress: bool,
+    /// A further file, in place of what lies there otherwise, such as etc/cairn/hub-ca.pem=./ca.pem; may be repeated.
+    #[arg(long, value_name = "PATH=FILE")]
+    file: Vec<Extra>,
 }
 
 fn main() -> ExitCode {
@@ -135,9 +138,14 @@ fn fetch(args: &FetchArgs) -> Result<()> {
 }
 
 fn build(args: BuildArgs) -> Result<()> {
+    let gathered = match args.packages.as_slice() {
+        [folder] if folder.is_dir() => None,
+        files => Some(fetch::gather(&Lock::load(&args.lock)?, files)?),
+    };
+    let packages = gathered.as_ref().map_or_else(|| args.packages[0].clone(), |folder| folder.path().into());
     let request = build::Request {
         lock: args.lock,
-        packages: args.packages,
+        packages,
         binaries: args.binaries,
         dist: args.dist,
         version: args.version.parse()?,
@@ -146,6 +154,7 @@ fn build(args: BuildArgs) -> Result<()> {
         epoch: args.epoch,
         compatible: args.compatible,
         compress: args.compress,
+        extra: args.file,
     };
     if args.if_changed && build::is_current(&request)? {
         println!("{} is up to date", request.output.display());

@@ -26,6 +26,7 @@ fn request(packages: &Path, folder: &Path, name: &str, test: bool) -> Request {
         epoch: None,
         compatible: DEFAULT_COMPATIBLE.into(),
         compress: true,
+        extra: Vec::new(),
     }
 }
 
