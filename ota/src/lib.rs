@@ -26,6 +26,8 @@ pub mod entry;
 mod gpt;
 pub mod layout;
 pub mod machine;
+#[cfg(test)]
+mod noise;
 pub mod patch;
 pub mod record;
 pub mod updater;

@@ -5,17 +5,7 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
-
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    (0..length).map(|_| next()).collect()
-}
+use crate::noise::noise;
 
 /// The patch between payloads, root and kernel image.
 fn made(old: [&[u8]; 2], new: [&[u8]; 2]) -> (Made, Vec<u8>) {

@@ -20,6 +20,8 @@ use cairn_ota::{
     record::BootRecord, verity,
 };
 
+use crate::noise::noise;
+
 /// What all machines here are.
 pub(crate) const COMPATIBLE: &str = "cairn-test-amd64";
 
@@ -36,6 +38,24 @@ const BLOCKS: usize = 40;
 
 /// Enough for any release here.
 pub(crate) const MEMORY: u64 = 64 << 20;
+
+/// All fault points that an install passes.
+pub(crate) const INSTALL_POINTS: [&str; 14] = [
+    "ota::state-write",
+    "ota::state-written",
+    "ota::entry-remove",
+    "ota::entry-removed",
+    "ota::record-reset",
+    "ota::record-was-reset",
+    "ota::entry-rename",
+    "ota::entry-renamed",
+    "slot-write",
+    "slot-sync",
+    "tree-write",
+    "tree-sync",
+    "uki-write",
+    "uki-sync",
+];
 
 /// A release and its manifest's digest.
 #[derive(Debug, Clone)]
@@ -125,18 +145,6 @@ fn blob(bytes: &[u8]) -> Payload {
     let payload = payload(bytes);
     fs::write(carrier().path(&payload.digest), bytes).unwrap();
     payload
-}
-
-/// Bytes that do not compress, always the same ones.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(&mut next).flatten().take(length).collect()
 }
 
 /// As much of a PE file as its sections need.

@@ -5,7 +5,10 @@ use std::os::unix::fs::FileExt;
 use cairn_model::release::Payload;
 use cairn_ota::write::WriteError;
 
-use crate::scene::{Scene, Tampering, noise};
+use crate::{
+    noise::noise,
+    scene::{Scene, Tampering},
+};
 
 /// Numbers below `limit`, always the same.
 fn numbers(seed: u64, count: usize) -> impl Iterator<Item = usize> {

@@ -12,7 +12,7 @@ use cairn_model::{desired::DesiredOs, report::OsState};
 use cairn_ota::{OsVersion, Startup, UpdateError, Updater};
 
 use crate::{
-    bed::{Bed, Made, install, release},
+    bed::{Bed, INSTALL_POINTS, Made, install, release},
     child,
 };
 
@@ -21,23 +21,6 @@ const FAILED: i32 = 40;
 
 /// Most times that one point is passed in one step; beyond, something goes round in circles.
 const MAX_PASSES: u32 = 40;
-
-const INSTALL: [&str; 14] = [
-    "ota::state-write",
-    "ota::state-written",
-    "ota::entry-remove",
-    "ota::entry-removed",
-    "ota::record-reset",
-    "ota::record-was-reset",
-    "ota::entry-rename",
-    "ota::entry-renamed",
-    "slot-write",
-    "slot-sync",
-    "tree-write",
-    "tree-sync",
-    "uki-write",
-    "uki-sync",
-];
 
 /// How a fault point ends the step: with an error number, or with the process.
 const MODES: [&str; 3] = ["return(5)", "return(28)", "abort"];
@@ -187,7 +170,7 @@ fn finish(bed: &Bed, case: &str) {
 
 #[test]
 fn an_install_survives_every_fault() {
-    strike("install", &INSTALL, finish);
+    strike("install", &INSTALL_POINTS, finish);
 }
 
 #[test]

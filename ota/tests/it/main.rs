@@ -8,6 +8,8 @@ mod boot;
 mod child;
 mod delta;
 mod faults;
+#[path = "../../src/noise.rs"]
+mod noise;
 mod random;
 mod scene;
 mod updater;

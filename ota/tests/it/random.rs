@@ -10,29 +10,9 @@ use cairn_ota::{BootEntry, Mark, OsVersion, Updater};
 use proptest::{prelude::*, test_runner::TestRunner};
 
 use crate::{
-    bed::{Bed, install, release},
+    bed::{Bed, INSTALL_POINTS, install, release},
     child,
 };
-
-/// All places at which the power can go.
-const POINTS: [&str; 16] = [
-    "ota::state-write",
-    "ota::state-written",
-    "ota::entry-remove",
-    "ota::entry-removed",
-    "ota::record-reset",
-    "ota::record-was-reset",
-    "ota::entry-rename",
-    "ota::entry-renamed",
-    "ota::bless",
-    "ota::mark-bad",
-    "slot-write",
-    "slot-sync",
-    "tree-write",
-    "tree-sync",
-    "uki-write",
-    "uki-sync",
-];
 
 /// Some never come up, though all of them is in their slot.
 const VERSIONS: [&str; 6] = ["1", "2", "2.1", "3", "2.2-dead", "0.5-dead"];
@@ -177,7 +157,8 @@ fn whatever_happens_in_whatever_order_something_whole_boots() {
     if child::alone("random::whatever_happens_in_whatever_order_something_whole_boots") {
         return;
     }
-    for point in POINTS {
+    // All places at which the power can go.
+    for point in INSTALL_POINTS.into_iter().chain(["ota::bless", "ota::mark-bad"]) {
         let strike = || {
             if let Some(left) = FUSE.get() {
                 FUSE.set(left.checked_sub(1));

@@ -18,20 +18,10 @@ use cairn_ota::{
 };
 use tempfile::TempDir;
 
+use crate::noise::noise;
+
 /// Bytes of the hash tree's file; the last block is the slot's boot record.
 const TREE_ROOM: usize = 128 << 10;
-
-/// Bytes that look like nothing, but are always the same.
-pub fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    (0..length).map(|_| next()).collect()
-}
 
 /// A folder in memory where there is one: these tests sync often.
 pub fn folder() -> TempDir {
