@@ -67,7 +67,9 @@ pub enum BootError {
         version: OsVersion,
     },
     /// What was written is not what was meant to be.
-    #[error("the kernel image of version {version} is not what its release says: {why}; it is written again")]
+    #[error(
+        "the kernel image of version {version} is not what its release says: {why}; it is written again"
+    )]
     Unsound {
         /// Of which version.
         version: OsVersion,
@@ -129,7 +131,7 @@ pub trait BootControl: Debug + Send {
     /// If the ESP fails.
     fn remove(&self, version: &OsVersion) -> Result<(), BootError>;
 
-    /// Removes what staging left behind, but for one version's.
+    /// Removes what staging left behind, but for one version's, and short names whose long ones a power cut took.
     ///
     /// # Errors
     /// If the ESP fails.
@@ -177,6 +179,18 @@ fn staged_name(version: &OsVersion) -> String {
 /// Whether a file is one that staging may have left behind.
 fn is_staged(name: &str) -> bool {
     name.strip_prefix(".cairn_").is_some_and(|rest| rest.ends_with(".tmp"))
+}
+
+/// Whether a file shows the short name that FAT makes for ours (`CAIRN_~1.EFI`): a power cut, here or in the firmware,
+/// has torn it off its long one, so that it would boot uncounted whatever its slot holds by now.
+fn is_torn_name(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    let Some((stem, number)) = name.strip_suffix(".EFI").and_then(|name| name.split_once('~')) else {
+        return false;
+    };
+    // Six characters of the long name; four digits of a hash after the first two where such names are many.
+    let ours = stem == "CAIRN_" || (stem.len() == 6 && stem.starts_with("CA"));
+    ours && number.len() == 1 && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Tells a full ESP from other failures to write.

@@ -7,13 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cairn_model::{Digest, release::Payload};
+use cairn_model::{release::Payload, Digest};
 use fail::fail_point;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{posix_fadvise, PosixFadviseAdvice};
 use sha2::Digest as _;
 
-use super::{BootControl, BootError, Entry, chosen, is_staged, staged_name, uki, write_error};
-use crate::{BootEntry, OsVersion, entry::FIRST_TRIES, layout};
+use super::{chosen, is_staged, is_torn_name, staged_name, uki, write_error, BootControl, BootError, Entry};
+use crate::{entry::FIRST_TRIES, layout, BootEntry, OsVersion};
 
 /// Most files of the folder that are looked at.
 const MAX_FILES: usize = 256;
@@ -61,14 +61,17 @@ impl SystemdBoot {
         Ok(names)
     }
 
-    /// The files of one version, the one that counts first.
+    /// The files of one version, the one that counts first. What holds no kernel image comes last: the loader does not
+    /// show it, and a power cut in a rename leaves such a file, for vfat gives the new name its content a write later.
     fn of_version(&self, version: &OsVersion) -> Result<Vec<(BootEntry, PathBuf)>, BootError> {
-        let mut twins = self.files()?.remove(version).unwrap_or_default();
-        if !twins.is_empty() {
-            let names: Vec<BootEntry> = twins.iter().map(|(boot, _)| boot.clone()).collect();
-            twins.swap(0, chosen(&names, *version == self.running));
+        let twins = self.files()?.remove(version).unwrap_or_default();
+        let (mut whole, empty): (Vec<_>, Vec<_>) = twins.into_iter().partition(|(_, path)| is_image(path));
+        if !whole.is_empty() {
+            let names: Vec<BootEntry> = whole.iter().map(|(boot, _)| boot.clone()).collect();
+            whole.swap(0, chosen(&names, *version == self.running));
         }
-        Ok(twins)
+        whole.extend(empty);
+        Ok(whole)
     }
 
     /// Gives the version's entry its new counters, and leaves one file of it.
@@ -81,19 +84,59 @@ impl SystemdBoot {
         let Some((boot, path)) = twins.first() else {
             return Err(BootError::Missing { version: version.clone() });
         };
-        let target = self.path(&BootEntry { version: version.clone(), tries: tries(boot.tries) });
-        if twins.len() > 1 {
-            // Twins may share their clusters: what stays gets its own before any of them is removed.
-            let copy = self.folder.join(staged_name(version));
-            copy_synced(path, &copy).map_err(|error| self.failed("copy", &copy, error))?;
-            self.rename(&copy, &target)?;
-            for (_, twin) in twins.iter().filter(|(_, twin)| *twin != target) {
-                self.unlink(twin)?;
+        let entry = BootEntry { version: version.clone(), tries: tries(boot.tries) };
+        let target = self.path(&entry);
+        // A rename takes the old name away before the new one has its content on the disk. An entry that may be lost is
+        // renamed; one that shall boot is copied, and the old one goes when the new one stands. Twins may share their
+        // clusters: there, what stays gets its own before any of them is removed.
+        if twins.len() > 1 || (entry.is_bootable() && *path != target) {
+            match self.copy_to(path, &target, version) {
+                Err(BootError::Full { .. }) if twins.len() == 1 => self.rename(path, &target)?,
+                copied => copied?,
             }
+            let others = twins.into_iter().map(|(_, twin)| twin).filter(|twin| *twin != target);
+            self.erase(&others.collect::<Vec<_>>())?;
         } else if *path != target {
             self.rename(path, &target)?;
         }
         self.sync()
+    }
+
+    /// Puts a copy of an entry under another name, all of it on the disk.
+    fn copy_to(&self, path: &Path, target: &Path, version: &OsVersion) -> Result<(), BootError> {
+        let copy = self.folder.join(staged_name(version));
+        let copied = copy_synced(path, &copy).map_err(|error| self.failed("copy", &copy, error));
+        if copied.is_err() {
+            self.unlink(&copy)?;
+        }
+        copied?;
+        self.name(&copy, target)?;
+        self.sync()
+    }
+
+    /// Gives a whole file its name. The name is on the disk before it has any content, so that no part of it, torn off by
+    /// a power cut, boots anything; the content follows in one sector.
+    fn name(&self, from: &Path, to: &Path) -> Result<(), BootError> {
+        if !to.exists() {
+            File::create(to).map_err(|error| self.failed("create", to, error))?;
+            self.sync()?;
+        }
+        self.rename(from, to)
+    }
+
+    /// Removes files. Their content goes first: the names of one file lie in several sectors, and what a power cut leaves
+    /// of them must be nothing that boots.
+    fn erase(&self, paths: &[PathBuf]) -> Result<(), BootError> {
+        for path in paths {
+            match OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(0)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.failed("empty", path, error));
+                }
+                _ => {}
+            }
+        }
+        self.sync()?;
+        paths.iter().try_for_each(|path| self.unlink(path))
     }
 
     fn path(&self, entry: &BootEntry) -> PathBuf {
@@ -217,7 +260,7 @@ impl BootControl for SystemdBoot {
             &staged,
             io::Error::other("a fault point")
         )));
-        self.rename(&staged, &target)?;
+        self.name(&staged, &target)?;
         fail_point!("ota::entry-renamed", |_| Err(self.failed(
             "sync",
             &target,
@@ -227,13 +270,14 @@ impl BootControl for SystemdBoot {
     }
 
     fn remove(&self, version: &OsVersion) -> Result<(), BootError> {
-        for (_, path) in self.of_version(version)? {
-            fail_point!("ota::entry-remove", |_| Err(self.failed(
-                "remove",
-                &path,
-                io::Error::other("a fault point")
-            )));
-            self.unlink(&path)?;
+        let paths: Vec<PathBuf> = self.of_version(version)?.into_iter().map(|(_, path)| path).collect();
+        fail_point!("ota::entry-remove", |_| Err(self.failed(
+            "remove",
+            &self.folder,
+            io::Error::other("a fault point")
+        )));
+        if !paths.is_empty() {
+            self.erase(&paths)?;
         }
         fail_point!("ota::entry-removed", |_| Err(self.failed(
             "sync",
@@ -245,14 +289,17 @@ impl BootControl for SystemdBoot {
 
     fn sweep(&self, keep: Option<&OsVersion>) -> Result<(), BootError> {
         let kept = keep.map(staged_name);
-        let mut changed = false;
-        for (name, path) in self.names()? {
-            if is_staged(&name) && kept.as_ref() != Some(&name) {
-                self.unlink(&path)?;
-                changed = true;
-            }
+        // A short name may be all that is left of the entry that runs: it stays until there is another.
+        let runs = self.of_version(&self.running)?.iter().any(|(_, path)| is_image(path));
+        let swept =
+            |name: &String| (is_staged(name) && kept.as_ref() != Some(name)) || (runs && is_torn_name(name));
+        let names = self.names()?.into_iter().filter(|(name, _)| swept(name));
+        let paths: Vec<PathBuf> = names.map(|(_, path)| path).collect();
+        if paths.is_empty() {
+            return Ok(());
         }
-        if changed { self.sync() } else { Ok(()) }
+        self.erase(&paths)?;
+        self.sync()
     }
 
     fn bless(&self, version: &OsVersion) -> Result<(), BootError> {
@@ -280,6 +327,11 @@ impl BootControl for SystemdBoot {
         }
         Ok(())
     }
+}
+
+/// Whether the loader would show the file: it passes over what has no section that tells it an OS.
+fn is_image(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(uki::root_hash(&file), Ok(Some(_))))
 }
 
 fn copy_synced(from: &Path, to: &Path) -> io::Result<()> {

@@ -30,3 +30,21 @@ fn staged_files_are_none_that_the_loader_sees() {
         assert!(!is_staged(foreign), "{foreign}");
     }
 }
+
+#[test]
+fn torn_names_are_those_that_fat_makes_of_ours() {
+    for torn in ["CAIRN_~1.EFI", "cairn_~9.efi", "CA3F21~1.EFI"] {
+        assert!(is_torn_name(torn), "{torn}");
+    }
+    for other in [
+        "cairn_1.efi",
+        "CAIRN_~1.TMP",
+        "CAIRN_~12.EFI",
+        "OTHER~1.EFI",
+        "CAIRN_~.EFI",
+        "CAIRN~1.EFI",
+        "~1.EFI",
+    ] {
+        assert!(!is_torn_name(other), "{other}");
+    }
+}

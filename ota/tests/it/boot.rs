@@ -1,8 +1,13 @@
 //! Boot control over a folder: foreign files, twins, and the counters of systemd-boot.
 
-use std::{fs, fs::File, io::Write, path::PathBuf};
+use std::{
+    fs,
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
-use cairn_model::{Digest, release::Payload};
+use cairn_model::{release::Payload, Digest};
 use cairn_ota::{BootControl, BootError, OsVersion, SystemdBoot};
 
 use crate::bed::kernel_image;
@@ -43,6 +48,10 @@ fn esp(names: &[&str]) -> Esp {
 }
 
 impl Esp {
+    fn boot_folder(&self) -> &Path {
+        self._temporary.path()
+    }
+
     fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(&self.folder)
             .unwrap()
@@ -88,7 +97,7 @@ fn an_esp_that_is_not_there_is_said() {
 }
 
 #[test]
-fn blessing_and_condemning_are_renames() {
+fn blessing_and_condemning_change_the_counters() {
     let cases: [(&str, &str, &str); 5] = [
         ("cairn_2+2-1.efi", "cairn_2.efi", "cairn_2+0-1.efi"),
         ("cairn_2+0-3.efi", "cairn_2.efi", "cairn_2+0-3.efi"),
@@ -132,6 +141,49 @@ fn twins_become_one_and_its_content_is_whole() {
     let esp = esp(&["cairn_2.efi", "cairn_2+2-1.efi", "cairn_1.efi"]);
     esp.boot.remove(&version("2")).unwrap();
     assert_eq!(esp.names(), ["cairn_1.efi"]);
+}
+
+#[test]
+fn what_a_power_cut_left_of_a_rename_is_never_taken_for_the_entry() {
+    for (whole, how, left) in [
+        ("cairn_2+2-1.efi", "bless", "cairn_2.efi"),
+        ("cairn_2+2-1.efi", "bad", "cairn_2+0-1.efi"),
+        ("cairn_2+2-1.efi", "next", "cairn_2+3-0.efi"),
+    ] {
+        for running in ["1", "2"] {
+            let esp = esp(&["cairn_1.efi", whole]);
+            let boot = SystemdBoot::new(esp.boot_folder(), &version(running));
+            // The new name before it has its content: not counted, and of no length.
+            fs::write(esp.folder.join("cairn_2.efi"), b"").unwrap();
+            let entries = boot.entries().unwrap();
+            assert_eq!(entries[0].boot.to_string(), whole);
+            assert!(entries[0].root_hash.is_some());
+            match how {
+                "bless" => boot.bless(&version("2")).unwrap(),
+                "bad" => boot.mark_bad(&version("2")).unwrap(),
+                _ => boot.make_next(&version("2")).unwrap(),
+            }
+            let mut names = ["cairn_1.efi", left];
+            names.sort_unstable();
+            assert_eq!(esp.names(), names);
+            assert_eq!(fs::read(esp.folder.join(left)).unwrap(), image('2'));
+            boot.remove(&version("2")).unwrap();
+            assert_eq!(esp.names(), ["cairn_1.efi"]);
+        }
+    }
+}
+
+#[test]
+fn a_short_name_goes_once_the_running_entry_has_its_own() {
+    let esp = esp(&["CAIRN_~1.EFI", "CAIRN_~2.EFI", "OTHER~1.EFI"]);
+    esp.boot.sweep(None).unwrap();
+    assert_eq!(esp.names().len(), 3, "it may be what runs");
+    fs::write(esp.folder.join("cairn_1.efi"), b"").unwrap();
+    esp.boot.sweep(None).unwrap();
+    assert_eq!(esp.names().len(), 4, "an entry without a kernel image boots nothing");
+    fs::write(esp.folder.join("cairn_1.efi"), image('1')).unwrap();
+    esp.boot.sweep(None).unwrap();
+    assert_eq!(esp.names(), ["OTHER~1.EFI", "cairn_1.efi"]);
 }
 
 #[test]

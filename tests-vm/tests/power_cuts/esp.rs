@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io::Read, ops::Range};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{ensure, Context, Result};
 use fatfs::{FileSystem, FsOptions};
 
 use crate::{
@@ -36,6 +36,10 @@ pub fn entries(disk: &Disk, range: Range<u64>, known: &[Os]) -> Result<Vec<Found
         if !name.to_ascii_lowercase().ends_with(".efi") {
             continue;
         }
+        if entry.len() == 0 {
+            // The loader shows no file without an `.osrel` section; one in the middle of a rename has no content yet.
+            continue;
+        }
         let mut content = Vec::new();
         // A chain of clusters that is cut short is content that fits nothing.
         entry.to_file().read_to_end(&mut content).ok();
@@ -58,7 +62,11 @@ pub fn check(entries: &[Found], whole: &BTreeSet<&str>) -> Result<()> {
     let bootable = entries.iter().any(|entry| entry.tries != Some(0) && works(entry));
     ensure!(bootable, "nothing boots: entries {entries:?}, whole slots {whole:?}");
     for entry in entries.iter().filter(|entry| entry.tries.is_none()) {
-        ensure!(works(entry), "{} is never given up and does not boot; whole slots {whole:?}", entry.name);
+        ensure!(
+            works(entry),
+            "{} is never given up and does not boot: entries {entries:?}, whole slots {whole:?}",
+            entry.name
+        );
     }
     Ok(())
 }
