@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
-pub use folder::FolderFetch;
+pub use folder::{Folder, FolderFetch};
 pub use http::{Headers, HttpFetch};
 
 /// Why a file could not be had. Says nothing about trust.
@@ -52,6 +52,15 @@ pub enum FetchError {
         /// What the transport said.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Something else lies where a file should: a link, a pipe, a device, a folder.
+    #[error("{path} is not a plain file in its source; the source was tampered with or is damaged")]
+    NotAFile {
+        /// The file.
+        path: String,
+        /// What it is.
+        #[source]
+        source: std::io::Error,
     },
     /// The name would lead out of the source.
     #[error("{path:?} is not the name of a metadata file")]

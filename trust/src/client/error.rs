@@ -87,7 +87,7 @@ impl ClientError {
             Self::Tampered { .. } => Some(Attack::Tampering),
             Self::Fetch(FetchError::TooLarge { .. }) => Some(Attack::EndlessData),
             Self::Fetch(FetchError::TooSlow { .. }) => Some(Attack::SlowRetrieval),
-            Self::TooManyRoles { .. } => Some(Attack::Malformed),
+            Self::TooManyRoles { .. } | Self::Fetch(FetchError::NotAFile { .. }) => Some(Attack::Malformed),
             Self::Store(_)
             | Self::Fetch(_)
             | Self::Absent { .. }
