@@ -16,12 +16,12 @@ use fastrand::Rng;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    Recording,
     data::{self, Progress},
     esp::{self, Found},
     log::{Entry, Log},
-    replay::{BLOCK, Disk},
+    replay::{Disk, BLOCK},
     slots::{Os, Slots},
+    Recording,
 };
 
 /// What was seen.
@@ -107,13 +107,15 @@ impl Worker {
         };
         check.settle()?;
         let mut rng = Rng::with_seed(self.seed);
+        let weights = self.weights(&log.entries, &check.esp());
+        let (all, mut passed): (u64, u64) = (weights.iter().sum(), 0);
         for (position, &entry) in log.entries[..self.cuts.end].iter().enumerate() {
             check.apply(entry)?;
             if position < self.cuts.start {
                 continue;
             }
-            let (passed, all) = (position + 1 - self.cuts.start, self.cuts.len());
-            let due = (passed as u64 * self.states).div_ceil(all as u64);
+            passed += weights[position - self.cuts.start];
+            let due = (passed * self.states).div_ceil(all);
             let mut first = true;
             while check.sums.states < due {
                 check.cut(&mut rng, first);
@@ -125,6 +127,26 @@ impl Worker {
         }
         fs::remove_file(raw)?;
         Ok(check.sums)
+    }
+
+    /// How many disks each cut is worth. The ESP is written seldom, and most depends on it: half of all disks are cut
+    /// while something for it is on its way.
+    fn weights(&self, entries: &[Entry], esp: &Range<u64>) -> Vec<u64> {
+        let mut pending = false;
+        let on_its_way: Vec<bool> = entries[..self.cuts.end]
+            .iter()
+            .map(|entry| {
+                match entry {
+                    Entry::Write { start, .. } => pending |= esp.contains(start),
+                    Entry::Flush => pending = false,
+                }
+                pending
+            })
+            .skip(self.cuts.start)
+            .collect();
+        let with = on_its_way.iter().filter(|pending| **pending).count().max(1) as u64;
+        let without = on_its_way.len() as u64 - with.min(on_its_way.len() as u64);
+        on_its_way.into_iter().map(|pending| if pending { without.max(1) } else { with }).collect()
     }
 }
 
