@@ -47,5 +47,7 @@ pub mod source;
 pub mod status;
 
 mod daemon;
+#[cfg(test)]
+mod fixtures;
 
 pub use daemon::run;

@@ -144,18 +144,13 @@ fn progress(os: &OsStatus) -> (i32, String, i32) {
 
 #[cfg(test)]
 mod tests {
-    use cairn_model::report::{OsProgress, Slot};
+    use cairn_model::report::OsProgress;
 
     use super::*;
+    use crate::fixtures::os_status;
 
     fn os(state: OsState, written: Option<u64>, detail: Option<&str>) -> OsStatus {
         OsStatus {
-            version: "0.1.0".parse().unwrap(),
-            compatible: "cairn-generic-amd64".to_owned(),
-            slot: Slot::A,
-            other: None,
-            state,
-            release: None,
             target: Some("0.2.0".parse().unwrap()),
             progress: written.map(|written| OsProgress {
                 method: OsMethod::Patch,
@@ -167,6 +162,7 @@ mod tests {
                 rate: 4,
             }),
             detail: detail.map(str::to_owned),
+            ..os_status(state)
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use cairn_model::{
     Digest,
-    local::{LinkState, LocalStatus},
+    local::LocalStatus,
     report::{OsMethod, OsProgress, OsState, OsStatus, Slot},
 };
 use futures_util::StreamExt;
@@ -23,6 +23,7 @@ use super::{
     port::{Inspected, Mark, SlotView, Source},
     *,
 };
+use crate::fixtures::{local_status, os_status};
 
 mod client;
 mod policy;
@@ -120,37 +121,6 @@ async fn wait_for_name(client: &zbus::Connection, name: &'static str) {
         if owner.args().unwrap().new_owner().is_some() {
             return;
         }
-    }
-}
-
-fn local_status() -> LocalStatus {
-    LocalStatus {
-        schema: 1,
-        version: "0.1.0".to_owned(),
-        node: "n-0123456789abcdef".parse().unwrap(),
-        fingerprint: "aaaa bbbb".to_owned(),
-        hub: None,
-        link: LinkState::Unconfigured,
-        last_contact: None,
-        generation: 7,
-        workloads: Vec::new(),
-        problems: Vec::new(),
-        os: None,
-        unsent_reports: 0,
-    }
-}
-
-fn os_status(state: OsState) -> OsStatus {
-    OsStatus {
-        version: "0.1.0".parse().unwrap(),
-        compatible: "cairn-generic-amd64".to_owned(),
-        slot: Slot::A,
-        other: None,
-        state,
-        release: None,
-        target: None,
-        progress: None,
-        detail: None,
     }
 }
 

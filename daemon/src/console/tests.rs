@@ -4,40 +4,22 @@ use std::{io::BufRead, os::unix::net::UnixListener};
 
 use cairn_model::{
     local::LinkState,
-    report::{OsMethod, OsProgress, OsStatus, Slot},
+    report::{OsMethod, OsProgress, OsStatus},
 };
 
 use super::*;
+use crate::fixtures::{local_status, os_status};
 
 fn machine() -> Machine {
     Machine { os: "Cairn 0.1.0".to_owned(), hostname: "pump-7".to_owned(), id: "0123".to_owned() }
 }
 
 fn status(link: LinkState, os: Option<OsStatus>) -> LocalStatus {
-    LocalStatus {
-        schema: 1,
-        version: "0.1.0".to_owned(),
-        node: "n-0123456789abcdef".parse().unwrap(),
-        fingerprint: "aaaa bbbb".to_owned(),
-        hub: Some("https://hub:8443/".to_owned()),
-        link,
-        last_contact: None,
-        generation: 7,
-        workloads: Vec::new(),
-        problems: Vec::new(),
-        os,
-        unsent_reports: 0,
-    }
+    LocalStatus { hub: Some("https://hub:8443/".to_owned()), link, os, ..local_status() }
 }
 
 fn os(state: OsState, written: Option<u64>, detail: Option<&str>) -> OsStatus {
     OsStatus {
-        version: "0.1.0".parse().unwrap(),
-        compatible: "cairn-generic-amd64".to_owned(),
-        slot: Slot::A,
-        other: None,
-        state,
-        release: None,
         target: Some("0.2.0".parse().unwrap()),
         progress: written.map(|written| OsProgress {
             method: OsMethod::Patch,
@@ -49,6 +31,7 @@ fn os(state: OsState, written: Option<u64>, detail: Option<&str>) -> OsStatus {
             rate: written,
         }),
         detail: detail.map(str::to_owned),
+        ..os_status(state)
     }
 }
 
