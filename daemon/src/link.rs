@@ -16,7 +16,7 @@ use cairn_model::{
 use cairn_trust::{clock::Clock, envelope, keys::KeyPair, node::Verifier};
 use jiff::Timestamp;
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,10 @@ use crate::{
     report::Reporter,
     source::{Clocked, HubClient, HubTls, SourceError},
 };
+
+mod visit;
+
+pub use visit::{MediaOutcome, MediaVisit};
 
 /// First and longest pause between tries to reach the hub.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -85,6 +89,8 @@ pub struct Link {
     pub hub: watch::Receiver<Option<HubClient>>,
     /// The generation to run.
     pub desired: watch::Receiver<Option<Arc<Assembled>>>,
+    /// Where sticks are brought to be read.
+    pub media: mpsc::Sender<MediaVisit>,
 }
 
 struct Task {
@@ -124,8 +130,9 @@ pub fn build(
     let (hub, hub_out) = watch::channel(None);
     let (desired, desired_out) = watch::channel(initial);
     let node = config.key.public().node_id();
+    let (media, visits) = mpsc::channel(1);
     let task = Task { config, node, ledger, blobs, reporter, status, hub, desired };
-    (Link { status: status_out, hub: hub_out, desired: desired_out }, task.run())
+    (Link { status: status_out, hub: hub_out, desired: desired_out, media }, task.run(visits))
 }
 
 /// Runs the task until `stop` is cancelled. A pull that is cut off leaves nothing half-done: blobs resume, the ledger's
@@ -138,7 +145,7 @@ pub async fn run_until(task: impl Future<Output = ()>, stop: CancellationToken) 
 }
 
 impl Task {
-    async fn run(self) {
+    async fn run(self, _visits: mpsc::Receiver<MediaVisit>) {
         let enrolment = self.membership().await;
         self.follow(enrolment).await;
     }

@@ -13,10 +13,12 @@ use futures_util::{
 };
 
 mod http;
+mod media;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use http::{Clocked, HubClient, HubTls};
+pub use media::MediaSource;
 
 /// Why a source did not give what was asked for. Says nothing about trust.
 #[derive(Debug, thiserror::Error)]
