@@ -87,6 +87,11 @@ impl Lab {
         Hub::start(&self.binaries(), &self.dir.join("hub"))
     }
 
+    /// A second hub, of another fleet.
+    pub fn other_hub(&self) -> Result<Hub> {
+        Hub::start(&self.binaries(), &self.dir.join("other-hub"))
+    }
+
     /// A hub that holds neither root keys nor the artifacts targets key.
     pub fn hub_with_offline_keys(&self) -> Result<Hub> {
         Hub::start_with_offline_keys(&self.binaries(), &self.dir.join("hub"))
@@ -121,23 +126,47 @@ impl Lab {
         &self.image
     }
 
+    /// Boots node `number` without a network card and without a word about any hub, and waits for its shell.
+    pub fn boot_air_gapped(&self, number: u32, credentials: &[(&str, &str)]) -> Result<Vm> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let config = VmConfig {
+            credentials: credentials.iter().map(owned).collect(),
+            network: false,
+            ..self.machine(number)
+        };
+        let mut vm = Vm::boot(&self.dir.join(format!("node{number}")), config)?;
+        vm.wait_booted()?;
+        Ok(vm)
+    }
+
     fn config(&self, hub: &Hub, number: u32, token: &str, ports: &[u16]) -> Result<VmConfig> {
         let ca = fs::read_to_string(hub.ca_file()).context("failed to read the hub's CA")?;
         let credential = |name: &str, value: String| (name.to_owned(), value);
         Ok(VmConfig {
-            image: self.image.clone(),
-            disk_gib: 4,
-            memory_mib: 768,
-            uuid: format!("00000000-0000-4000-8000-{number:012}"),
             credentials: vec![
                 credential("cairn.hub", hub.url_from_guest()),
                 credential("cairn.hub-ca", ca),
                 credential("cairn.enroll-token", token.to_owned()),
             ],
             forward: ports.to_vec(),
+            ..self.machine(number)
+        })
+    }
+
+    /// What all nodes have in common.
+    fn machine(&self, number: u32) -> VmConfig {
+        VmConfig {
+            image: self.image.clone(),
+            disk_gib: 4,
+            memory_mib: 768,
+            uuid: format!("00000000-0000-4000-8000-{number:012}"),
+            credentials: Vec::new(),
+            forward: Vec::new(),
             accel: self.accel,
             record: None,
-        })
+            network: true,
+            clock: None,
+        }
     }
 
     /// A hub, and one node that has enrolled with a token that approves it: where most scenarios begin.

@@ -12,9 +12,13 @@ pub mod os;
 pub mod qmp;
 pub mod shell;
 pub mod shop;
+pub mod site;
+pub mod stick;
 pub mod vm;
 pub mod wait;
 
 pub use hub::Hub;
 pub use lab::Lab;
+pub use site::Site;
+pub use stick::Stick;
 pub use vm::{Vm, VmConfig};

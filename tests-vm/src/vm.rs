@@ -19,6 +19,8 @@ use crate::{
     wait,
 };
 
+pub mod usb;
+
 /// Firmware of Debian's `ovmf`.
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
@@ -48,6 +50,10 @@ pub struct VmConfig {
     pub accel: Accel,
     /// Where to record every write and flush of the disk.
     pub record: Option<PathBuf>,
+    /// Whether there is a network card at all.
+    pub network: bool,
+    /// What the machine's clock begins with, as QEMU takes it (`2030-01-31T12:00:00`); this machine's time where absent.
+    pub clock: Option<String>,
 }
 
 /// A running node; dropped means killed.
@@ -168,10 +174,28 @@ impl Vm {
     }
 
     /// Cuts the power and boots the same disk again.
-    pub fn power_cycle(mut self) -> Result<Self> {
+    pub fn power_cycle(self) -> Result<Self> {
+        let config = self.config.clone();
+        self.power_cycle_as(config)
+    }
+
+    /// Like [`Vm::power_cycle`], with the machine's clock set to something else.
+    pub fn power_cycle_at(self, clock: &str) -> Result<Self> {
+        let config = VmConfig { clock: Some(clock.to_owned()), ..self.config.clone() };
+        self.power_cycle_as(config)
+    }
+
+    /// Like [`Vm::power_cycle`], with other credentials.
+    pub fn power_cycle_with(self, credentials: &[(&str, &str)]) -> Result<Self> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let config = VmConfig { credentials: credentials.iter().map(owned).collect(), ..self.config.clone() };
+        self.power_cycle_as(config)
+    }
+
+    fn power_cycle_as(mut self, config: VmConfig) -> Result<Self> {
         self.stop();
         self.answered = false;
-        let (dir, config) = (self.dir.clone(), self.config.clone());
+        let dir = self.dir.clone();
         drop(self);
         Self::start(&dir, config)
     }
@@ -277,11 +301,18 @@ fn command(dir: &Path, config: &VmConfig, forwards: &[(u16, u16)]) -> Result<Com
         .args(["-chardev", &format!("socket,path={},server=on,wait=off,id=shell", path("shell.sock"))])
         .args(["-device", "virtserialport,chardev=shell,name=cairn.shell"])
         .args(["-smbios", &format!("type=1,uuid={}", config.uuid)]);
-    let mut netdev = "user,id=net0".to_owned();
-    for (node, host) in forwards {
-        netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{node}"));
+    if config.network {
+        let mut netdev = "user,id=net0".to_owned();
+        for (node, host) in forwards {
+            netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{node}"));
+        }
+        command.args(["-netdev", &netdev, "-device", "virtio-net-pci,netdev=net0"]);
     }
-    command.args(["-netdev", &netdev, "-device", "virtio-net-pci,netdev=net0"]);
+    // The last device of all, so that the others stay where the firmware remembers them.
+    command.args(usb::CONTROLLER);
+    if let Some(clock) = &config.clock {
+        command.args(["-rtc", &format!("base={clock}")]);
+    }
     // By file, not by value: an argument list is readable by every user of this machine.
     for (name, value) in &config.credentials {
         let file = dir.join(format!("credential-{name}"));
