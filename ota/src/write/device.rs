@@ -14,8 +14,8 @@ use crate::{
     verity::{self, BLOCK},
 };
 
-/// Bytes that are gathered before they are written.
-const GATHER: usize = 1 << 20;
+/// Bytes that are gathered before they are written: what a killed process fetches again.
+const GATHER: usize = 256 << 10;
 
 /// Bytes after which what was written is made durable, so that a power cut costs no more than these.
 const DURABLE: u64 = 16 << 20;
