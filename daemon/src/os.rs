@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use cairn_model::{
     Digest, OsVersion,
     error::chain,
-    report::{OsState, OsStatus, Severity},
+    report::{OsState, OsStatus, Severity, WorkloadStatus},
 };
 use cairn_ota::{Machine, Startup, UpdateError};
 use tokio::{
@@ -467,7 +467,7 @@ impl Node {
     fn is_settled(&self) -> bool {
         let (desired, work) = (self.config.desired.borrow(), self.config.work.borrow());
         let Some(desired) = desired.as_ref() else { return false };
-        work.generation == desired.desired.generation && work.workloads.iter().all(trial::is_well)
+        work.generation == desired.desired.generation && work.workloads.iter().all(WorkloadStatus::is_well)
     }
 }
 

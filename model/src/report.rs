@@ -216,6 +216,20 @@ pub struct WorkloadStatus {
     pub detail: Option<String>,
 }
 
+impl WorkloadStatus {
+    /// Healthy, or running where nothing checks it, or through with what it had to do once.
+    pub fn is_well(&self) -> bool {
+        match self.state {
+            WorkloadState::Running => matches!(self.health, Health::None | Health::Healthy),
+            WorkloadState::Completed => true,
+            WorkloadState::Pending
+            | WorkloadState::Starting
+            | WorkloadState::Failed
+            | WorkloadState::Stopping => false,
+        }
+    }
+}
+
 /// The life of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -290,6 +304,35 @@ pub struct CommandOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn well_is_healthy_or_unchecked_or_through() {
+        use Health::{Healthy, None, Starting, Unhealthy};
+        use WorkloadState::{Completed, Failed, Pending, Running, Stopping};
+        for (state, health, expected) in [
+            (Running, None, true),
+            (Running, Healthy, true),
+            (Running, Starting, false),
+            (Running, Unhealthy, false),
+            (Completed, Unhealthy, true),
+            (Pending, None, false),
+            (WorkloadState::Starting, None, false),
+            (Failed, Healthy, false),
+            (Stopping, Healthy, false),
+        ] {
+            let workload = WorkloadStatus {
+                app: "shop".parse().unwrap(),
+                service: "web".parse().unwrap(),
+                replica: 0,
+                image: Digest::of(b"image"),
+                state,
+                health,
+                restarts: 0,
+                detail: Option::None,
+            };
+            assert_eq!(workload.is_well(), expected, "{state:?} {health:?}");
+        }
+    }
 
     #[test]
     fn percent_stays_within_its_bounds() {

@@ -9,7 +9,6 @@ use cairn_model::{
     AppName,
     api::{AppStatus, AppSummary, Deploy, Node},
     compose::App,
-    report::{Health, WorkloadState},
 };
 use reqwest::Method;
 
@@ -96,15 +95,7 @@ fn missing(status: &AppStatus, nodes: &[Node]) -> Option<String> {
             return Some(format!("{} has not applied it yet", replica.hostname));
         }
         let Some(workload) = &replica.status else { return Some(format!("{place} is not reported yet")) };
-        let settled = match workload.state {
-            WorkloadState::Running => matches!(workload.health, Health::None | Health::Healthy),
-            WorkloadState::Completed => true,
-            WorkloadState::Pending
-            | WorkloadState::Starting
-            | WorkloadState::Failed
-            | WorkloadState::Stopping => false,
-        };
-        if !settled {
+        if !workload.is_well() {
             return Some(format!("{place} is not ready"));
         }
     }

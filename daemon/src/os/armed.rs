@@ -94,7 +94,7 @@ impl Node {
     async fn remember(&self) -> Result<(), String> {
         let well: Vec<String> = {
             let work = self.config.work.borrow();
-            work.workloads.iter().filter(|w| trial::is_well(w)).map(trial::unit_of).collect()
+            work.workloads.iter().filter(|w| w.is_well()).map(trial::unit_of).collect()
         };
         let hub = is_verified(&self.config.link.borrow());
         match self.engine.call(move |updater, _| updater.expect_healthy(&well, hub)).await {

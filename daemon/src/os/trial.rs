@@ -184,21 +184,12 @@ pub(super) fn unit_of(workload: &WorkloadStatus) -> String {
     ReplicaId { app: app.clone(), service: service.clone(), index: *replica }.unit_name()
 }
 
-/// Healthy, or running where nothing checks it, or through with what it had to do once.
-pub(super) fn is_well(workload: &WorkloadStatus) -> bool {
-    match workload.state {
-        WorkloadState::Running => matches!(workload.health, Health::None | Health::Healthy),
-        WorkloadState::Completed => true,
-        _ => false,
-    }
-}
-
 /// Why a unit is not well; `None` where it is.
 fn ill(workload: Option<&WorkloadStatus>) -> Option<String> {
     let Some(workload) = workload else {
         return Some("it is not there yet".to_owned());
     };
-    if is_well(workload) {
+    if workload.is_well() {
         return None;
     }
     let state = match (workload.state, workload.health) {
@@ -281,8 +272,7 @@ mod tests {
             (Failed, None, false),
         ] {
             let workload = workload(state, health, Option::None);
-            assert_eq!(is_well(&workload), expected, "{state:?} {health:?}");
-            assert_eq!(ill(Some(&workload)).is_none(), expected);
+            assert_eq!(ill(Some(&workload)).is_none(), expected, "{state:?} {health:?}");
         }
         assert!(ill(Option::None).is_some(), "what is not there is not well");
         let failed = workload(Failed, None, Some("exited with code 3"));

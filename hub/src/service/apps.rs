@@ -8,7 +8,7 @@ use cairn_model::{
     api::{AppStatus, AppSummary, Deploy, Replica},
     compose::App,
     oci,
-    report::{Health, WorkloadState, WorkloadStatus},
+    report::WorkloadStatus,
 };
 use serde_json::json;
 
@@ -174,16 +174,9 @@ impl View {
         let applied =
             self.nodes.get(&placed.node).and_then(|node| node.status.as_ref()).map_or(0, |s| s.generation);
         let Some(workload) = self.workload(placed) else { return false };
-        let well = match workload.state {
-            WorkloadState::Running => matches!(workload.health, Health::None | Health::Healthy),
-            // A job that did what it should is not waited for.
-            WorkloadState::Completed => true,
-            WorkloadState::Pending
-            | WorkloadState::Starting
-            | WorkloadState::Failed
-            | WorkloadState::Stopping => false,
-        };
-        well && applied >= placed.since && version.images.get(&placed.service) == Some(&workload.image)
+        workload.is_well()
+            && applied >= placed.since
+            && version.images.get(&placed.service) == Some(&workload.image)
     }
 
     fn replica(&self, placed: &PlacedReplica) -> Replica {
