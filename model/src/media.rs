@@ -190,6 +190,15 @@ pub struct MediaFiles {
     pub expires: String,
 }
 
+/// Most reports of one `POST /usb/import`; more are sent in turns, each node's by rising sequence.
+pub const MAX_IMPORT_REPORTS: usize = 10_000;
+
+/// Most enrolment requests of one `POST /usb/import`.
+pub const MAX_IMPORT_ENROLMENTS: usize = 1_000;
+
+/// Largest body of one `POST /usb/import`, in bytes: sixteen reports of the largest size.
+pub const MAX_IMPORT_BYTES: usize = 17 << 20;
+
 /// The body of `POST /usb/import`: what nodes have put on a stick.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

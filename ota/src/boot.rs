@@ -67,9 +67,7 @@ pub enum BootError {
         version: OsVersion,
     },
     /// What was written is not what was meant to be.
-    #[error(
-        "the kernel image of version {version} is not what its release says: {why}; it is written again"
-    )]
+    #[error("the kernel image of version {version} is not what its release says: {why}; it is written again")]
     Unsound {
         /// Of which version.
         version: OsVersion,

@@ -7,13 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cairn_model::{release::Payload, Digest};
+use cairn_model::{Digest, release::Payload};
 use fail::fail_point;
-use nix::fcntl::{posix_fadvise, PosixFadviseAdvice};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use sha2::Digest as _;
 
-use super::{chosen, is_staged, is_torn_name, staged_name, uki, write_error, BootControl, BootError, Entry};
-use crate::{entry::FIRST_TRIES, layout, BootEntry, OsVersion};
+use super::{BootControl, BootError, Entry, chosen, is_staged, is_torn_name, staged_name, uki, write_error};
+use crate::{BootEntry, OsVersion, entry::FIRST_TRIES, layout};
 
 /// Most files of the folder that are looked at.
 const MAX_FILES: usize = 256;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io::Read, ops::Range};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result, ensure};
 use fatfs::{FileSystem, FsOptions};
 
 use crate::{

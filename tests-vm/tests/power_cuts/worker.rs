@@ -16,12 +16,12 @@ use fastrand::Rng;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
+    Recording,
     data::{self, Progress},
     esp::{self, Found},
     log::{Entry, Log},
-    replay::{Disk, BLOCK},
+    replay::{BLOCK, Disk},
     slots::{Os, Slots},
-    Recording,
 };
 
 /// What was seen.
