@@ -31,7 +31,9 @@ pub(crate) fn mark_spent(disk: &Disk, root_hash: &RootHash) -> Outcome<Plan> {
         .and_then(|number| disk.partition(number))
         .ok_or_else(|| format!("{} has no EFI system partition", disk.name()))?;
     let _ = fs::create_dir_all(MOUNT_POINT);
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    // Folders are written as they change: in a rename, vfat then puts the new name and its content on the disk before it
+    // takes the old name away.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_DIRSYNC;
     mount(Some(device.as_str()), MOUNT_POINT, Some("vfat"), flags, Some(OPTIONS))
         .map_err(|error| format!("failed to mount the EFI system partition {device}: {error}"))?;
     let may_boot = |root_hash: &RootHash| may_boot(disk, root_hash);
