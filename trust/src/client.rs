@@ -133,7 +133,7 @@ impl Client {
         let mut changes = Changes::new();
         let result = self.follow(fetch, clock, timestamp, &mut changes).await;
         self.keep(&changes)?;
-        result?;
+        result.map_err(|error| error.by_clock(clock.believed(self.last_good())))?;
         Ok(if changes.is_empty() { Refreshed::Unchanged } else { Refreshed::Changed })
     }
 

@@ -11,6 +11,12 @@ use serde_json::Value;
 /// The member of a signed `timestamp.json` that says when it was signed.
 pub const SIGNED_AT: &str = "x-cairn-signed-at";
 
+/// How a clock is set, for messages. An appliance has no login.
+pub(crate) const SET_THE_CLOCK: &str = "set the clock in the firmware's setup or with `timedatectl set-time`, or let the machine reach a time server";
+
+/// How far a clock may lie behind a time that is known to have passed: the clocks of others are not exact either.
+const BEHIND: SignedDuration = SignedDuration::from_hours(1);
+
 /// What the machine says about the time, read once an update.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
@@ -24,6 +30,24 @@ impl Clock {
     /// The clock alone, as it stands now.
     pub fn system_only() -> Self {
         Self { system: Timestamp::now(), os_build: None }
+    }
+
+    /// What can't be checked because the clock is behind a time that must have passed; nothing where it can be right.
+    pub(crate) fn unchecked(&self, last_good: Option<Timestamp>) -> Option<String> {
+        let floor = self.believed(last_good);
+        if floor.duration_since(self.system) <= BEHIND {
+            return None;
+        }
+        let since = if last_good == Some(floor) {
+            "the hub signed what is trusted here"
+        } else {
+            "this OS was built"
+        };
+        Some(format!(
+            "the clock shows {:.0}, but {since} at {floor:.0}: whether metadata has expired since then can't be \
+             checked; {SET_THE_CLOCK}",
+            self.system
+        ))
     }
 
     /// The believed time, given the last time that the hub has signed.
@@ -65,6 +89,12 @@ mod tests {
         assert_eq!(clock(y1970, Some(t(y2026))).believed(Some(t(y2027))), t(y2027));
         assert_eq!(clock(y2027, Some(t(y2026))).believed(Some(t(y2026))), t(y2027));
         assert_eq!(clock(y1970, None).believed(None), t(y1970));
+        assert_eq!(clock(y2026, Some(t("2026-01-01T00:59:00Z"))).unchecked(Some(t(y2026))), None);
+        let unset = clock(y1970, Some(t(y2026)));
+        assert!(unset.unchecked(None).unwrap().contains("this OS was built at 2026-01-01T00:00:00Z"));
+        let said = unset.unchecked(Some(t(y2027))).unwrap();
+        assert!(said.starts_with("the clock shows 1970-01-01T00:00:00Z, but the hub signed"), "{said}");
+        assert!(said.contains("2027-01-01T00:00:00Z") && said.contains("timedatectl set-time"), "{said}");
         let patient = Freshness { grace: SignedDuration::from_hours(24) };
         assert_eq!(patient.deadline(t("2026-01-02T00:00:00Z")), t(y2026));
         assert_eq!(patient.deadline(Timestamp::MIN), Timestamp::MIN);

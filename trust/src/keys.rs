@@ -138,6 +138,20 @@ impl fmt::Debug for PublicKey {
     }
 }
 
+/// SHA-256 in groups of four hex digits: for people to compare.
+pub fn fingerprint(bytes: &[u8]) -> String {
+    grouped(&Sha256::digest(bytes))
+}
+
+/// The fingerprint of the two first roots, by which people, or a pin in a node's configuration, know a fleet.
+pub fn roots_fingerprint(director_root: &[u8], artifacts_root: &[u8]) -> String {
+    grouped(&Sha256::new().chain_update(director_root).chain_update(artifacts_root).finalize())
+}
+
+fn grouped(hash: &[u8]) -> String {
+    hash.chunks(2).map(hex::encode).collect::<Vec<_>>().join(" ")
+}
+
 /// An Ed25519 key pair. Never shows its private half in `Debug`.
 pub struct KeyPair {
     pair: Ed25519KeyPair,
@@ -276,6 +290,14 @@ mod tests {
             std::fs::write(&path, &whole[..keep]).unwrap();
             assert!(matches!(KeyPair::load_or_generate(&path), Err(KeyError::Unusable { .. })), "{keep}");
         }
+    }
+
+    #[test]
+    fn fingerprints_are_for_people_to_compare() {
+        let abc = "ba78 16bf 8f01 cfea 4141 40de 5dae 2223 b003 61a3 9617 7a9c b410 ff61 f200 15ad";
+        assert_eq!(fingerprint(b"abc"), abc);
+        assert_eq!(roots_fingerprint(b"a", b"bc"), abc);
+        assert_ne!(roots_fingerprint(b"bc", b"a"), abc);
     }
 
     #[test]

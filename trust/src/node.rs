@@ -112,9 +112,24 @@ impl Verifier {
         Ok(Self { node, director, artifacts })
     }
 
+    fn last_good(&self) -> Option<Timestamp> {
+        self.director.last_good().max(self.artifacts.last_good())
+    }
+
     /// The believed time: a node whose own clock is at 1970 makes its request tokens with this.
     pub fn believed_time(&self, clock: Clock) -> Timestamp {
-        clock.believed(self.director.last_good().max(self.artifacts.last_good()))
+        clock.believed(self.last_good())
+    }
+
+    /// Up to which sequence the hub has this node's reports, as the director has signed it; `None` where it never said.
+    /// Holds also where an update was refused: what is trusted was verified before.
+    pub fn acknowledged(&self) -> Option<u64> {
+        uptane::acknowledged(self.director.targets()?, &self.node)
+    }
+
+    /// What a wrong clock kept from being checked, in words with a cure: to be asked after an update, with its clock.
+    pub fn unchecked(&self, clock: Clock) -> Vec<String> {
+        clock.unchecked(self.last_good()).into_iter().collect()
     }
 
     /// Follows both repositories and verifies what is newer than `applied` (0: nothing was applied yet). Keeps

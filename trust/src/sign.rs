@@ -6,6 +6,7 @@
 
 mod artifacts;
 mod director;
+mod export;
 mod keys;
 mod root;
 mod shelf;
@@ -26,6 +27,7 @@ use tough::{
 
 pub use artifacts::Artifacts;
 pub use director::Director;
+pub use export::Exported;
 pub use keys::HubKeys;
 pub use root::{RoleName, RootChange, next_root, rotate_root};
 
@@ -38,6 +40,8 @@ use crate::{
 const SPEC_VERSION: &str = "1.0.31";
 /// The member of a timestamp that says under which root it was signed, so that a rotation makes the hub sign anew.
 const SIGNED_UNDER: &str = "x-cairn-root-version";
+/// How far ahead a timestamp may claim to be signed before it is signed again: the hub's clock was wrong then.
+const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
 /// Why something was not signed or not published.
 #[derive(Debug, thiserror::Error)]
@@ -143,13 +147,6 @@ impl Default for Lifetimes {
     fn default() -> Self {
         let days = |days: i64| SignedDuration::from_hours(24 * days);
         Self { root: days(3650), targets: days(365), snapshot: days(90), timestamp: days(7) }
-    }
-}
-
-impl Lifetimes {
-    /// For groups of nodes that are visited by stick: timestamps hold for 90 days.
-    pub fn air_gapped() -> Self {
-        Self { timestamp: SignedDuration::from_hours(24 * 90), ..Self::default() }
     }
 }
 

@@ -19,6 +19,10 @@ use crate::{attack::Attack, target::TargetInfo};
 /// Most artifacts that one node can be told to hold.
 const MAX_ARTIFACTS: usize = 4096;
 
+/// The fact on the desired state that says up to which sequence the node's reports have arrived. It is signed, for a
+/// node drops what has arrived: were it a file of its own, whoever held the stick could make a node drop what has not.
+pub(crate) const ACKNOWLEDGED: &str = "acknowledged";
+
 /// Why a node applies nothing of a generation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -172,6 +176,12 @@ pub fn claim(targets: &Targets, node: &NodeId, applied: u64) -> Result<Claim, Re
         artifacts.insert(digest, info);
     }
     Ok(Claim { generation, desired_state, artifacts })
+}
+
+/// Up to which sequence the director's verified `targets` tell `node` that its reports have arrived.
+pub fn acknowledged(targets: &Targets, node: &NodeId) -> Option<u64> {
+    let custom = targets.target(TARGET_NAME)?.custom.as_ref()?;
+    custom[ACKNOWLEDGED].as_u64().filter(|_| custom["node"].as_str() == Some(node.as_str()))
 }
 
 /// Compares the claim with what the artifacts repository says of each artifact that it names: same length and all the

@@ -1,6 +1,8 @@
 //! Why a repository could not be followed.
 
-use crate::{attack::Attack, fetch::FetchError, store::StoreError};
+use jiff::Timestamp;
+
+use crate::{attack::Attack, clock::SET_THE_CLOCK, fetch::FetchError, store::StoreError};
 
 /// Why a repository could not be followed, or a target not be had.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,19 @@ pub enum ClientError {
         /// What exactly is wrong.
         #[source]
         source: sigstore_tuf::Error,
+    },
+    /// Metadata is genuine, but too old.
+    #[error(
+        "refused {role} metadata (freeze): it expired at {expires:.0}, and by this machine it is {believed:.0}; if that \
+         is right, get newer metadata from the hub (by stick: export it again), else {SET_THE_CLOCK}"
+    )]
+    Expired {
+        /// The role.
+        role: String,
+        /// Until when it was to be taken for new.
+        expires: Timestamp,
+        /// What time it is believed to be.
+        believed: Timestamp,
     },
     /// A root of another repository was offered.
     #[error(
@@ -78,10 +93,21 @@ impl ClientError {
         move |source| Self::Refused { role: role.clone(), attack: Attack::of(&source), source }
     }
 
+    /// Says since when and by which clock, where it is for its age that metadata is refused.
+    pub(crate) fn by_clock(self, believed: Timestamp) -> Self {
+        match self {
+            Self::Refused { role, source: sigstore_tuf::Error::Expired { expires, .. }, .. } => {
+                Self::Expired { role, expires, believed }
+            }
+            other => other,
+        }
+    }
+
     /// The attack that this refusal may mean; `None` where nothing hints at one.
     pub fn attack(&self) -> Option<Attack> {
         match self {
             Self::Refused { attack, .. } => Some(*attack),
+            Self::Expired { .. } => Some(Attack::Freeze),
             Self::WrongRepository => Some(Attack::WrongRepository),
             Self::WrongNode { .. } => Some(Attack::WrongNode),
             Self::Tampered { .. } => Some(Attack::Tampering),

@@ -27,11 +27,12 @@ impl Client {
         name: &str,
         clock: Clock,
     ) -> Result<Option<TargetInfo>, ClientError> {
-        self.check_fresh(self.deadline(clock))?;
+        let by_clock = |error: ClientError| error.by_clock(clock.believed(self.last_good()));
+        self.check_fresh(self.deadline(clock)).map_err(by_clock)?;
         let mut changes = Changes::new();
         let found = self.search(fetch, name, clock, &mut changes).await;
         self.keep(&changes)?;
-        found
+        found.map_err(|error| error.by_clock(clock.believed(self.last_good())))
     }
 
     async fn search(

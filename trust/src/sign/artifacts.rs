@@ -5,21 +5,27 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use cairn_model::id::Digest;
-use jiff::Timestamp;
+use cairn_model::{id::Digest, media::Freshness};
+use jiff::{SignedDuration, Timestamp};
 use sigstore_tuf::{Metadata, TrustedMetadataSet};
 use tough::schema::{Root, Snapshot, Targets, Timestamp as TimestampRole};
 
 use super::{
-    HubKeys, Lifetimes, SPEC_VERSION, SignError, TargetEntry,
+    Exported, HubKeys, Lifetimes, SPEC_VERSION, SignError, TargetEntry,
     director::{is_due, is_of_another_root},
-    expiry, make_snapshot, make_timestamp, past_half, pin,
+    expiry,
+    export::{Ends, outlives},
+    make_snapshot, make_timestamp, past_half, pin,
     root::{FirstKeys, RoleName, check_root, first_root, parse_root, require_key},
     seal,
     shelf::{Shelf, is_versioned},
     target_name, version,
 };
 use crate::client::{ClientError, Limits};
+
+/// By how much less than asked a snapshot may hold on a stick. The nodes of a large fleet are exported in batches, and
+/// only so many versions are kept for clients that are in the middle of an update.
+const SHARED_FOR: SignedDuration = SignedDuration::from_hours(1);
 
 /// The artifacts repository in one folder.
 #[derive(Debug)]
@@ -39,6 +45,13 @@ struct State {
     snapshot: Snapshot,
     snapshot_file: Vec<u8>,
     timestamp: TimestampRole,
+}
+
+/// What of the roles below the root is to be signed, and for how long. The timestamp always is.
+struct Renewal {
+    targets: bool,
+    snapshot: bool,
+    lifetimes: Lifetimes,
 }
 
 impl Artifacts {
@@ -127,7 +140,7 @@ impl Artifacts {
         require_key(&state.root, RoleName::Targets, "artifacts targets", key)?;
         let file = seal(targets, &[key])?;
         require_room(&file)?;
-        self.publish(&mut state, keys, &file, now)
+        self.publish(&mut state, keys, &file, self.lifetimes, now)
     }
 
     /// The targets as they would be with `entries`, for the operators to sign where their key is kept.
@@ -136,7 +149,7 @@ impl Artifacts {
         let targets = self.extended(&state, entries, now)?;
         let targets = match targets {
             Some(targets) => targets,
-            None => self.next_targets(&state, now)?,
+            None => next_targets(&state, self.lifetimes, now)?,
         };
         seal(targets, &[])
     }
@@ -165,7 +178,7 @@ impl Artifacts {
             let expires = candidate.signed().expires;
             return Err(refused(sigstore_tuf::Error::Expired { role: "targets".into(), expires }));
         }
-        self.publish(&mut state, keys, signed, now)
+        self.publish(&mut state, keys, signed, self.lifetimes, now)
     }
 
     /// Takes the next root, signed by the operators, and signs anew what the hub's keys sign. Where the targets key has
@@ -184,19 +197,48 @@ impl Artifacts {
     pub fn file(&self, keys: &HubKeys, name: &str, now: Timestamp) -> Result<Vec<u8>, SignError> {
         let no_such = || SignError::NoSuchFile { name: name.chars().take(120).collect() };
         if name == "timestamp.json" {
+            // Read before another thread can put one there that was signed for a stick.
             let mut state = self.lock();
             self.renew_if_due(&mut state, keys, now)?;
-        } else if !is_versioned(name, &["root.json", "targets.json", "snapshot.json"]) {
+            return self.shelf.read(name)?.ok_or_else(no_such);
+        }
+        if !is_versioned(name, &["root.json", "targets.json", "snapshot.json"]) {
             return Err(no_such());
         }
         self.shelf.read(name)?.ok_or_else(no_such)
     }
 
-    fn next_targets(&self, state: &State, now: Timestamp) -> Result<Targets, SignError> {
-        let mut targets = state.targets.clone();
-        targets.version = version(targets.version.get().saturating_add(1))?;
-        targets.expires = expiry(now, self.lifetimes.targets)?;
-        Ok(targets)
+    /// Signs the repository for the way by stick, to hold as long as `freshness` says: the longest of the nodes that the
+    /// stick is for. [`Artifacts::file`] signs it anew before it serves it, so that nodes on the network keep to the usual
+    /// life. Targets that would end earlier are signed anew only if their key is here: see [`Exported::ends_first`].
+    pub fn export(
+        &self,
+        keys: &HubKeys,
+        freshness: Freshness,
+        now: Timestamp,
+    ) -> Result<Exported, SignError> {
+        let mut state = self.lock();
+        let lifetimes = self.lifetimes.lasting(freshness, now).with_lasting_targets(now);
+        let until = expiry(now, lifetimes.timestamp)?;
+        let rotated = is_of_another_root(&state.timestamp, &state.root);
+        let renewal = Renewal {
+            targets: rotated || state.targets.expires < until,
+            snapshot: rotated || until.duration_since(state.snapshot.expires) > SHARED_FOR,
+            lifetimes,
+        };
+        self.renew(&mut state, keys, &renewal, now)?;
+        let files = vec![
+            (format!("{}.targets.json", state.targets.version), state.targets_file.clone()),
+            (format!("{}.snapshot.json", state.snapshot.version), state.snapshot_file.clone()),
+            ("timestamp.json".to_owned(), self.shelf.required("timestamp.json")?),
+        ];
+        let ends = Ends {
+            root: state.root.expires,
+            targets: state.targets.expires,
+            snapshot: state.snapshot.expires,
+            timestamp: state.timestamp.expires,
+        };
+        Exported::new(&self.shelf, files, &ends)
     }
 
     /// The next targets with `entries`; `None` where all are there already.
@@ -210,7 +252,7 @@ impl Artifacts {
         if new.iter().all(|(name, target)| state.targets.targets.get(name) == Some(target)) {
             return Ok(None);
         }
-        let mut targets = self.next_targets(state, now)?;
+        let mut targets = next_targets(state, self.lifetimes, now)?;
         targets.targets.extend(new);
         Ok(Some(targets))
     }
@@ -220,9 +262,10 @@ impl Artifacts {
         state: &mut State,
         keys: &HubKeys,
         targets: &[u8],
+        lifetimes: Lifetimes,
         now: Timestamp,
     ) -> Result<(), SignError> {
-        let signer = Signer { root: &state.root, keys, lifetimes: self.lifetimes, now };
+        let signer = Signer { root: &state.root, keys, lifetimes, now };
         let parsed: Targets = self.shelf.parse("targets.json", targets)?;
         let pinned = (parsed.version.get(), targets);
         let (snapshot, timestamp) = (state.snapshot.version.get(), state.timestamp.version.get());
@@ -240,25 +283,49 @@ impl Artifacts {
             return Ok(());
         }
         let rotated = is_of_another_root(&state.timestamp, &state.root);
-        let targets_due = rotated || past_half(state.targets.expires, self.lifetimes.targets, now);
+        let (targets, snapshot, lifetimes) = (state.targets.expires, state.snapshot.expires, self.lifetimes);
+        let renewal = Renewal {
+            targets: rotated || past_half(targets, lifetimes.targets, now),
+            snapshot: rotated
+                || past_half(snapshot, lifetimes.snapshot, now)
+                || outlives(snapshot, lifetimes.snapshot, now),
+            lifetimes,
+        };
+        self.renew(state, keys, &renewal, now)
+    }
+
+    fn renew(
+        &self,
+        state: &mut State,
+        keys: &HubKeys,
+        due: &Renewal,
+        now: Timestamp,
+    ) -> Result<(), SignError> {
         // The operators' key signs here only where it is here; elsewhere they are asked in time by their own tool.
-        if let Some(key) = keys.artifacts_targets.as_ref().filter(|_| targets_due)
+        if let Some(key) = keys.artifacts_targets.as_ref().filter(|_| due.targets)
             && require_key(&state.root, RoleName::Targets, "artifacts targets", key).is_ok()
         {
-            let file = seal(self.next_targets(state, now)?, &[key])?;
-            return self.publish(state, keys, &file, now);
+            let file = seal(next_targets(state, due.lifetimes, now)?, &[key])?;
+            return self.publish(state, keys, &file, due.lifetimes, now);
         }
-        if rotated || past_half(state.snapshot.expires, self.lifetimes.snapshot, now) {
+        if due.snapshot {
             let file = state.targets_file.clone();
-            return self.publish(state, keys, &file, now);
+            return self.publish(state, keys, &file, due.lifetimes, now);
         }
-        let signer = Signer { root: &state.root, keys, lifetimes: self.lifetimes, now };
+        let signer = Signer { root: &state.root, keys, lifetimes: due.lifetimes, now };
         let snapshot = (state.snapshot.version.get(), &state.snapshot_file[..]);
         let file = signer.timestamp(snapshot, state.timestamp.version.get())?;
         self.shelf.put(&[("timestamp.json".into(), &file)])?;
         state.timestamp = self.shelf.parse("timestamp.json", &file)?;
         Ok(())
     }
+}
+
+fn next_targets(state: &State, lifetimes: Lifetimes, now: Timestamp) -> Result<Targets, SignError> {
+    let mut targets = state.targets.clone();
+    targets.version = version(targets.version.get().saturating_add(1))?;
+    targets.expires = expiry(now, lifetimes.targets)?;
+    Ok(targets)
 }
 
 /// Refuses targets that are so large that nodes refuse them, or soon would: room is left to sign them anew.

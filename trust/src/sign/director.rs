@@ -9,23 +9,22 @@ use std::{
 use cairn_model::{
     desired::TARGET_NAME,
     id::{Digest, NodeId},
+    media::Freshness,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::Value;
 use tough::schema::{Metafile, Root, Snapshot, Targets, Timestamp as TimestampRole};
 
 use super::{
-    HubKeys, Lifetimes, SIGNED_UNDER, SPEC_VERSION, SignError, TargetEntry, decoded, expiry, make_snapshot,
-    make_timestamp, past_half, pin,
+    AHEAD, Exported, HubKeys, Lifetimes, SIGNED_UNDER, SPEC_VERSION, SignError, TargetEntry, decoded, expiry,
+    export::{Ends, outlives},
+    make_snapshot, make_timestamp, past_half, pin,
     root::{FirstKeys, RoleName, check_root, first_root, parse_root, require_key},
     seal,
     shelf::{Shelf, is_versioned},
     target, target_name, version,
 };
-use crate::{client::NODE, clock::SIGNED_AT};
-
-/// How far ahead a timestamp may claim to be signed before it is signed again: the hub's clock was wrong then.
-const AHEAD: SignedDuration = SignedDuration::from_mins(5);
+use crate::{client::NODE, clock::SIGNED_AT, uptane::ACKNOWLEDGED};
 
 /// All nodes' director repositories below one folder: `N.root.json`, and `<node>/` with the rest.
 #[derive(Debug)]
@@ -112,10 +111,16 @@ impl Director {
         let root = self.lock();
         let shelf = self.shelf_of(node);
         let digest = Digest::of(desired_state);
-        let facts = HashMap::from([
+        let published = published(&shelf)?;
+        let mut facts = HashMap::from([
             ("node".to_owned(), Value::from(node.as_str())),
             ("generation".to_owned(), Value::from(generation)),
         ]);
+        // A new wish takes nothing back of what the node was told to have arrived. Were the old targets damaged, the node
+        // would only keep its reports until the next stick.
+        let told = published.as_ref().and_then(|published| published.targets(&shelf).ok());
+        facts
+            .extend(told.as_ref().and_then(acknowledged).map(|fact| (ACKNOWLEDGED.to_owned(), fact.clone())));
         let mut targets =
             Targets::new(SPEC_VERSION.into(), version(1)?, expiry(now, self.lifetimes.targets)?);
         targets.delegations = None;
@@ -127,11 +132,48 @@ impl Director {
         }
         let document = format!("{}.{TARGET_NAME}", digest.hex());
         shelf.put(&[(format!("targets/{document}"), desired_state)])?;
-        let published = published(&shelf)?;
         let signing = Signing { root: &root.1, keys, node, shelf: &shelf, lifetimes: self.lifetimes, now };
         signing.sign_all(published.as_ref(), targets)?;
         shelf.prune_documents("targets", &document);
         Ok(())
+    }
+
+    /// Signs the files of `node` for the way by stick: to hold as long as `freshness` says, and to tell the node that its
+    /// reports up to the sequence `acknowledged` have arrived. They are its newest from now on, also for a node that comes
+    /// back to the network.
+    ///
+    /// # Errors
+    /// [`SignError::NoSuchFile`] where nothing was ever published for the node.
+    pub fn export(
+        &self,
+        keys: &HubKeys,
+        node: &NodeId,
+        acknowledged: u64,
+        freshness: Freshness,
+        now: Timestamp,
+    ) -> Result<Exported, SignError> {
+        let root = self.lock();
+        let shelf = self.shelf_of(node);
+        let nothing = || SignError::NoSuchFile { name: "timestamp.json".to_owned() };
+        let published = published(&shelf)?.ok_or_else(nothing)?;
+        let mut targets = published.targets(&shelf)?;
+        let wish = targets.targets.get_mut(&target_name(TARGET_NAME)?).ok_or_else(|| SignError::Damaged {
+            path: shelf.path("targets.json"),
+            what: format!("it lists no {TARGET_NAME}"),
+        })?;
+        wish.custom.insert(ACKNOWLEDGED.to_owned(), acknowledged.into());
+        let document = format!("targets/{}.{TARGET_NAME}", hex::encode(&wish.hashes.sha256));
+        let mut files = vec![(document.clone(), shelf.required(&document)?)];
+        let lifetimes = self.lifetimes.lasting(freshness, now);
+        let signing = Signing { root: &root.1, keys, node, shelf: &shelf, lifetimes, now };
+        files.extend(signing.sign_all(Some(&published), targets)?);
+        let ends = Ends {
+            root: root.1.expires,
+            targets: expiry(now, lifetimes.targets)?,
+            snapshot: expiry(now, lifetimes.snapshot)?,
+            timestamp: expiry(now, lifetimes.timestamp)?,
+        };
+        Exported::new(&self.shelf, files, &ends)
     }
 
     /// The content of a file below `/tuf/director/<node>/`, the timestamp signed anew where it is time to.
@@ -168,6 +210,18 @@ impl Director {
     }
 }
 
+impl Published {
+    fn targets(&self, shelf: &Shelf) -> Result<Targets, SignError> {
+        let name = format!("{}.targets.json", self.snapshot_version);
+        shelf.parse(&name, &shelf.required(&name)?)
+    }
+}
+
+/// What the signed `targets` tell the node to have arrived.
+fn acknowledged(targets: &Targets) -> Option<&Value> {
+    targets.targets.get(&target_name(TARGET_NAME).ok()?)?.custom.get(ACKNOWLEDGED)
+}
+
 fn published(shelf: &Shelf) -> Result<Option<Published>, SignError> {
     const NAME: &str = "timestamp.json";
     let Some(bytes) = shelf.read(NAME)? else { return Ok(None) };
@@ -189,8 +243,13 @@ struct Signing<'a> {
 }
 
 impl Signing<'_> {
-    /// Signs targets, snapshot and timestamp with the next versions. Targets and snapshot always have the same one.
-    fn sign_all(&self, published: Option<&Published>, mut targets: Targets) -> Result<(), SignError> {
+    /// Signs targets, snapshot and timestamp with the next versions, and puts them in place. Targets and snapshot always
+    /// have the same one.
+    fn sign_all(
+        &self,
+        published: Option<&Published>,
+        mut targets: Targets,
+    ) -> Result<[(String, Vec<u8>); 3], SignError> {
         require_key(self.root, RoleName::Targets, "director targets", &self.keys.director_targets)?;
         require_key(self.root, RoleName::Snapshot, "director snapshot", &self.keys.director_snapshot)?;
         let number = published.map_or(0, |p| p.snapshot_version).saturating_add(1);
@@ -202,14 +261,15 @@ impl Signing<'_> {
         let snapshot_file = seal(snapshot, &[&self.keys.director_snapshot])?;
         let previous = published.map_or(0, |p| p.timestamp_version);
         let timestamp = self.sign_timestamp(previous, pin(version(number)?, &snapshot_file)?)?;
-        self.shelf.put(&[
-            (format!("{number}.targets.json"), &targets_file),
-            (format!("{number}.snapshot.json"), &snapshot_file),
-            ("timestamp.json".into(), &timestamp),
-        ])?;
+        let files = [
+            (format!("{number}.targets.json"), targets_file),
+            (format!("{number}.snapshot.json"), snapshot_file),
+            ("timestamp.json".to_owned(), timestamp),
+        ];
+        self.shelf.put(&files)?;
         self.shelf.prune("targets.json", number);
         self.shelf.prune("snapshot.json", number);
-        Ok(())
+        Ok(files)
     }
 
     fn sign_timestamp(&self, previous: u64, snapshot: Metafile) -> Result<Vec<u8>, SignError> {
@@ -233,13 +293,13 @@ impl Signing<'_> {
         let snapshot_name = format!("{number}.snapshot.json");
         let snapshot_file = self.shelf.required(&snapshot_name)?;
         let snapshot: Snapshot = self.shelf.parse(&snapshot_name, &snapshot_file)?;
-        let targets_name = format!("{number}.targets.json");
-        let targets: Targets = self.shelf.parse(&targets_name, &self.shelf.required(&targets_name)?)?;
+        let targets = published.targets(self.shelf)?;
         if is_of_another_root(&published.timestamp, self.root)
             || past_half(snapshot.expires, self.lifetimes.snapshot, self.now)
             || past_half(targets.expires, self.lifetimes.targets, self.now)
+            || outlives(snapshot.expires, self.lifetimes.snapshot, self.now)
         {
-            return self.sign_all(Some(&published), targets);
+            return self.sign_all(Some(&published), targets).map(drop);
         }
         let pin = pin(version(number)?, &snapshot_file)?;
         let timestamp = self.sign_timestamp(published.timestamp_version, pin)?;
@@ -247,14 +307,17 @@ impl Signing<'_> {
     }
 }
 
-/// Whether a timestamp is to be signed again: past half of its life, signed ahead of a clock that was set back, or
-/// under an older root.
+/// Whether a timestamp is to be signed again before it is served: past half of its life, signed for a stick, ahead of a
+/// clock that was set back, or under an older root.
 pub(super) fn is_due(timestamp: &TimestampRole, root: &Root, lifetimes: Lifetimes, now: Timestamp) -> bool {
     let signed_at = timestamp._extra.get(SIGNED_AT).and_then(Value::as_str);
     let ahead = signed_at
         .and_then(|text| text.parse::<Timestamp>().ok())
         .is_none_or(|signed_at| signed_at.duration_since(now) > AHEAD);
-    ahead || past_half(timestamp.expires, lifetimes.timestamp, now) || is_of_another_root(timestamp, root)
+    ahead
+        || past_half(timestamp.expires, lifetimes.timestamp, now)
+        || outlives(timestamp.expires, lifetimes.timestamp, now)
+        || is_of_another_root(timestamp, root)
 }
 
 /// Whether a timestamp was signed under another root than the newest.

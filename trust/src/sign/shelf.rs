@@ -48,7 +48,7 @@ impl Shelf {
     }
 
     /// Puts files in place, one after the other, each durable before the next: what a file names is there before it.
-    pub(super) fn put(&self, files: &[(String, &[u8])]) -> Result<(), SignError> {
+    pub(super) fn put(&self, files: &[(String, impl AsRef<[u8]>)]) -> Result<(), SignError> {
         for (name, bytes) in files {
             let path = self.path(name);
             let io = |action| {
@@ -57,7 +57,7 @@ impl Shelf {
             };
             let folder = path.parent().unwrap_or(Path::new("."));
             durable::create_folder(folder, 0o755).map_err(io("make the folder of"))?;
-            durable::write(&path, bytes, durable::PUBLIC).map_err(io("write"))?;
+            durable::write(&path, bytes.as_ref(), durable::PUBLIC).map_err(io("write"))?;
         }
         Ok(())
     }
@@ -69,7 +69,7 @@ impl Shelf {
     }
 
     /// The versions N of which there is a file `N.<name>`.
-    fn versions(&self, name: &str) -> Result<Vec<u64>, SignError> {
+    pub(super) fn versions(&self, name: &str) -> Result<Vec<u64>, SignError> {
         let io = |source| SignError::Io { action: "list", path: self.folder.clone(), source };
         let entries = match std::fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
