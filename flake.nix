@@ -1,53 +1,92 @@
 {
   description = "Cairn: an edge OS and the hub that runs a fleet of it";
 
-  # No lock is kept here yet: `nix flake lock` makes one. Rust 1.95 or newer is needed.
-  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+  inputs = {
+    # Used lazily: with `cairn-bin` given, image, release and apps are made without it.
+    nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
+
+    # Programs that are there already, as `./x nix-bin` puts them: a folder with bin/cairnd and so on. Left as it is (this
+    # flake itself), they are built from Cargo.lock.
+    cairn-bin = {
+      follows = "";
+      flake = false;
+    };
+
+    # A site's own Debian: a folder with mirror.json and debian.lock, both optional.
+    debian = {
+      follows = "";
+      flake = false;
+    };
+  };
 
   outputs = {
     self,
     nixpkgs,
+    cairn-bin,
+    debian,
   }: let
-    inherit (nixpkgs) lib;
-    systems = [
-      "x86_64-linux"
-      "aarch64-linux"
-    ];
-    eachSystem = make: lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
-    sources = import ./nix/sources.nix {inherit lib;};
-  in {
-    packages = eachSystem (pkgs: import ./nix/packages.nix {inherit lib pkgs sources;});
+    # Of an input that was left as it is nothing is taken.
+    given = input:
+      if input.outPath == self.outPath
+      then null
+      else input.outPath;
+    # nix/no-nixpkgs in its place: what needs nixpkgs is left out of checks and shells, so that `nix flake show` works.
+    online = nixpkgs ? legacyPackages;
 
-    overlays.default = final: _prev: {
-      cairn = import ./nix/packages.nix {
-        inherit lib sources;
-        pkgs = final;
+    each = make:
+      builtins.listToAttrs (map (system: {
+        name = system;
+        value = make system;
+      }) ["x86_64-linux" "aarch64-linux"]);
+    on = system:
+      import ./nix {
+        inherit self nixpkgs system;
+        binaries = given cairn-bin;
+        site = given debian;
       };
-    };
+    needsNixpkgs = make:
+      if online
+      then each make
+      else {};
+  in {
+    # The programs, the image and the release on the Debian base, and the image on the NixOS base.
+    packages = each (system: (on system).packages);
 
+    # vm: boots the image on a throw-away disk. demo: a hub and such a node. flash: writes the image to a disk.
+    apps = each (system: (on system).apps);
+
+    # Images of one's own: see templates.default, and nix/appliance.nix for what it takes.
+    lib.appliance = options: (on "x86_64-linux").appliance options;
+
+    # services.cairn.node, services.cairn.hub, and a whole system that is a node and nothing else.
     nixosModules = {
       node = import ./modules/node.nix self;
       hub = import ./modules/hub.nix self;
       appliance = import ./modules/appliance.nix self;
-      default.imports = [
-        self.nixosModules.node
-        self.nixosModules.hub
-      ];
+      default.imports = [self.nixosModules.node self.nixosModules.hub];
     };
 
-    nixosConfigurations.appliance = lib.nixosSystem {
+    nixosConfigurations.appliance = nixpkgs.lib.nixosSystem {
       modules = [
         self.nixosModules.appliance
         {nixpkgs.hostPlatform = "x86_64-linux";}
       ];
     };
 
-    checks = eachSystem (pkgs: import ./nix/checks.nix {inherit lib pkgs self;});
+    overlays.default = final: _prev: {
+      cairn = import ./nix/programs.nix {
+        inherit (final) lib;
+        pkgs = final;
+      };
+    };
 
-    devShells = eachSystem (pkgs: {
-      default = import ./nix/shell.nix {inherit pkgs;};
-    });
+    templates.default = {
+      path = ./templates/appliance;
+      description = "An appliance of one's own: our image with your hub, your network and your apps";
+    };
 
-    formatter = eachSystem (pkgs: pkgs.alejandra);
+    checks = needsNixpkgs (system: (on system).checks);
+    devShells = needsNixpkgs (system: {default = (on system).shell;});
+    formatter = needsNixpkgs (system: nixpkgs.legacyPackages.${system}.alejandra);
   };
 }

@@ -81,6 +81,11 @@ impl Mirror {
         Some(Self { debian, security })
     }
 
+    /// Both archives' addresses, by the names that a lock uses.
+    pub fn to_json(&self) -> String {
+        serde_json::json!({ "debian": self.debian, "security": self.security }).to_string()
+    }
+
     /// Address of a package.
     pub fn address(&self, package: &Package) -> String {
         let base = match package.archive {

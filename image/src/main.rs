@@ -28,6 +28,8 @@ enum Command {
     Build(BuildArgs),
     /// Make an OS release from a build: an OCI artifact with chunks, and patches from earlier releases.
     Release(commands::release::ReleaseArgs),
+    /// Print the addresses of this machine's Debian mirror, as the flake's input `debian` takes them.
+    Mirror,
     /// Write an image to a disk or a file, provisioned, and verify it by reading back.
     Flash(commands::flash::FlashArgs),
 }
@@ -110,6 +112,10 @@ fn run(cli: Cli) -> Result<()> {
         Command::Lock(args) => lock(&args),
         Command::Fetch(args) => fetch(&args),
         Command::Build(args) => build(args),
+        Command::Mirror => {
+            println!("{}", apt::Mirror::of_this_machine()?.to_json());
+            Ok(())
+        }
         Command::Release(args) => commands::release::run(args),
         Command::Flash(args) => commands::flash::run(args),
     }

@@ -6,6 +6,7 @@ mod demo;
 mod examples;
 mod fuzz;
 mod image;
+mod nix;
 mod process;
 mod programs;
 mod releases;
@@ -49,6 +50,10 @@ enum Chore {
         #[arg(long)]
         test: bool,
     },
+    /// Run Nix with what this machine has: the programs that are built here, and its Debian mirror.
+    Nix(nix::Nix),
+    /// Evaluate the NixOS modules with nixpkgs' own lib, over stubs of NixOS's options.
+    NixEval(nix::Eval),
     /// Check what rustfmt and clippy don't: file lengths, first lines, crate graph, paths in the docs.
     Tidy {
         /// Write the crate graph anew instead of comparing it.
@@ -97,6 +102,8 @@ fn run(chore: Chore) -> Result<bool> {
             image::build(if test { image::Flavour::Test } else { image::Flavour::Production })?;
             Ok(true)
         }
+        Chore::Nix(nix) => nix::run(&nix).map(|()| true),
+        Chore::NixEval(eval) => nix::eval(&eval),
         Chore::Tidy { bless } => {
             let complaints = tidy::check(bless)?;
             complaints.iter().for_each(|c| eprintln!("{c}"));

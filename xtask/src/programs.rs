@@ -10,19 +10,15 @@ use anyhow::{Context, Result};
 
 use crate::process;
 
-/// What goes into `target/bin`, besides the static `cairn-init`.
-const PROGRAMS: &[&str] = &[
-    "cairnd",
-    "cairn",
-    "cairn-hub",
-    "cairn-image",
-    "cairn-oci",
-    "cairn-wasm",
-    "cairn-tuf-client",
-    "cairn-tuf-fixture",
-];
+/// What goes into `target/bin`, besides the static ones.
+const PROGRAMS: &[&str] =
+    &["cairnd", "cairn", "cairn-hub", "cairn-oci", "cairn-wasm", "cairn-tuf-client", "cairn-tuf-fixture"];
 
-/// The initrd has no dynamic loader: its program is built for the same machine once more, static.
+/// What has no dynamic loader where it runs: in the initrd, and in Nix's sandbox, where `cairn-image` makes images. Built
+/// for the same machine once more.
+const STATIC: &[&str] = &["cairn-init", "cairn-image"];
+
+/// The target's name, so that build scripts and macros stay as they are.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Where they are.
@@ -38,17 +34,22 @@ pub(crate) fn build() -> Result<()> {
         Command::new("cargo").args(["build", "--workspace", "--bins", "--exclude", "xtask", "--locked"]),
     )?;
     process::step(
-        "building the initrd's program",
-        "cargo-build-init",
+        "building the static programs",
+        "cargo-build-static",
         Command::new("cargo")
-            .args(["build", "--package", "cairn-init", "--locked", "--target", STATIC_TARGET, "--config"])
+            .args(["build", "--locked", "--target", STATIC_TARGET])
+            .args(STATIC.iter().flat_map(|name| ["--package", *name]))
+            .arg("--config")
             .arg(format!("target.{STATIC_TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\"]")),
     )?;
     fs::create_dir_all(dir()).with_context(|| format!("failed to make {}", dir().display()))?;
     for program in PROGRAMS {
         install(&crate::target().join("debug").join(program))?;
     }
-    install(&crate::target().join(STATIC_TARGET).join("debug/cairn-init"))
+    for program in STATIC {
+        install(&crate::target().join(STATIC_TARGET).join("debug").join(program))?;
+    }
+    Ok(())
 }
 
 /// Strips `built` into [`dir`], where it differs from what lies there; otherwise the old file keeps its time, so that

@@ -7,7 +7,7 @@ use std::{
     time::{Instant, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use regex::Regex;
 
@@ -17,6 +17,7 @@ use crate::{
     process, programs, setup, tidy,
 };
 
+mod nix;
 mod scenarios;
 
 /// A part of the suite.
@@ -32,7 +33,7 @@ pub(crate) enum Stage {
     Unit,
     /// The TUF repositories, read by python-tuf.
     Trust,
-    /// The flake and the modules: parsed.
+    /// The flake: what evaluates without nixpkgs, and the image, built in the sandbox.
     Nix,
     /// Two builds of the image, compared byte by byte.
     Image,
@@ -123,7 +124,7 @@ impl Stage {
             ),
             Stage::Unit => unit(),
             Stage::Trust => python_tuf(),
-            Stage::Nix => nix(),
+            Stage::Nix => nix::run(),
             Stage::Image => reproducible_image(),
             Stage::Vm => scenarios::run(&[], &[]),
         }
@@ -224,56 +225,6 @@ fn python_tuf() -> Result<Tally> {
     programs::build()?;
     let fixture = programs::dir().join("cairn-tuf-fixture");
     tool("python-tuf", Command::new(python).arg("trust/tests/python_tuf_reads.py").arg(fixture))
-}
-
-/// Every Nix file parses, is formatted, and has no dead code. More needs nixpkgs, which not every machine reaches.
-fn nix() -> Result<Tally> {
-    let listed = process::output(Command::new("git").args(["ls-files", "*.nix"]))?;
-    let files: Vec<_> = listed.lines().collect();
-    if files.is_empty() {
-        bail!("there is no Nix file to parse");
-    }
-    let deadnix = deadnix()?;
-    let mut tally = Tally::default();
-    for file in files {
-        let checks = [
-            process::output(Command::new("nix-instantiate").args(["--parse", file])).map(drop),
-            process::output(Command::new(&deadnix).args(["--fail", file])).map(drop),
-            nix_is_formatted(file),
-        ];
-        for error in checks.iter().filter_map(|check| check.as_ref().err()) {
-            eprintln!("{error:#}");
-        }
-        let passed = checks.iter().all(Result::is_ok);
-        tally.passed += u64::from(passed);
-        tally.failed += u64::from(!passed);
-    }
-    eprintln!("  not run: evaluation and builds, which need nixpkgs");
-    Ok(tally)
-}
-
-fn nix_is_formatted(file: &str) -> Result<()> {
-    let text =
-        fs::read_to_string(crate::root().join(file)).with_context(|| format!("failed to read {file}"))?;
-    let (_, formatted) = alejandra::format::in_memory(file.to_owned(), text.clone());
-    ensure!(formatted == text, "{file} is not formatted as alejandra does it");
-    Ok(())
-}
-
-/// The linter is a program of its own: it is built once into `target/tools`.
-fn deadnix() -> Result<PathBuf> {
-    let root = crate::target().join("tools");
-    let program = root.join("bin/deadnix");
-    if !program.exists() {
-        process::step(
-            "building deadnix",
-            "deadnix",
-            Command::new("cargo")
-                .args(["install", "--quiet", "--locked", "--version", "1.3.1", "deadnix", "--root"])
-                .arg(&root),
-        )?;
-    }
-    Ok(program)
 }
 
 /// Builds the image twice from the same inputs into different folders and compares every file.

@@ -1,0 +1,78 @@
+# Debian's packages by a lock, each a derivation with a fixed output: what is downloaded is checked before anything sees it.
+{
+  # A folder with mirror.json ({"debian": URL, "security": URL}) and debian.lock, or null.
+  site,
+  # nixpkgs' downloader, or null for Nix's own.
+  fetchurl,
+}: let
+  of = name: ours:
+    if site != null && builtins.pathExists "${site}/${name}"
+    then "${site}/${name}"
+    else ours;
+
+  lockFile = builtins.path {
+    path = of "debian.lock" ../image/debian.lock;
+    name = "debian.lock";
+  };
+  lock = builtins.fromTOML (builtins.readFile lockFile);
+
+  official = {
+    debian = "https://deb.debian.org/debian";
+    security = "https://deb.debian.org/debian-security";
+  };
+  named = of "mirror.json" null;
+  mirror =
+    if named == null
+    then official
+    else official // builtins.fromJSON (builtins.readFile named);
+
+  # Debian's mirrors drop what is superseded; this archive keeps it, by the time at which the lock was solved.
+  snapshot = archive: let
+    folder =
+      if archive == "security"
+      then "debian-security"
+      else archive;
+  in "https://snapshot.debian.org/archive/${folder}/${import ./timestamp.nix lock.epoch}";
+
+  # The name that `cairn-image fetch` gives it.
+  fileName = package: let
+    version = builtins.replaceStrings [":" "+" "~"] ["-" "-" "-"] package.version;
+  in "${package.name}_${version}_${package.arch}_${builtins.substring 0 12 package.sha256}.deb";
+
+  wrong = package: what: throw "debian.lock: package ${package.name or "without a name"} has ${what}; make the lock again with `cairn-image lock`";
+
+  checked = package:
+    if builtins.match "[0-9a-f]{64}" (package.sha256 or "") == null
+    then wrong package "no SHA-256 in lower-case hex"
+    else if builtins.match "pool/[^ ]*\\.deb" (package.path or "") == null
+    then wrong package "a path that is not below pool/"
+    else if !(builtins.hasAttr (package.archive or "") mirror)
+    then wrong package "an archive that mirror.json names no address of"
+    else package;
+
+  # Nix says the whole address where it cannot be had, and no server ever sees what follows '#'.
+  cure = "#gone?-renew-debian.lock-with-cairn-image-lock,-or-name-a-snapshot-in-mirror.json";
+
+  fetch = entry: let
+    package = checked entry;
+    below = base: "${base}/${package.path}${cure}";
+    name = fileName package;
+    inherit (package) sha256;
+    url = below mirror.${package.archive};
+  in
+    if fetchurl == null
+    then import <nix/fetchurl.nix> {inherit name sha256 url;}
+    else
+      fetchurl {
+        inherit name sha256;
+        urls = [url (below (snapshot package.archive))];
+      };
+in {
+  inherit lockFile lock;
+
+  # Each once, whichever section of the lock names it.
+  packages = builtins.attrValues (builtins.listToAttrs (map (package: {
+    name = package.sha256 or "";
+    value = fetch package;
+  }) (lock.root ++ lock.tools)));
+}
