@@ -3,6 +3,7 @@
 mod node;
 mod ota;
 mod runtime;
+mod usb;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -20,6 +21,8 @@ pub(crate) enum What {
     Node,
     /// OS updates: what they fetch, how long they take and what memory, against other tools; then on a node under QEMU.
     Ota,
+    /// Sticks: what a node takes from one against `cp`, and what one for 50 nodes costs against one for a single node.
+    Usb,
 }
 
 /// One line of a table.
@@ -48,6 +51,10 @@ pub(crate) fn run(what: &[What]) -> Result<()> {
             What::Ota => {
                 ota::measure()?;
                 continue;
+            }
+            What::Usb => {
+                image::build(image::Flavour::Test)?;
+                usb::measure()?
             }
         };
         show(&format!("{what:?}"), &rows);

@@ -45,6 +45,7 @@ const TEST: &[&str] = &[
     "dbus-bin",
     "rauc",
     "dosfstools",
+    "e2fsprogs",
 ];
 const BENCH: &[&str] = &[
     "crun",

@@ -59,6 +59,9 @@ pub(crate) struct Soak {
     /// Times that a node is killed at a random instant of an update.
     #[arg(long, default_value_t = 50)]
     kills: u64,
+    /// Times that a stick is pulled at a random instant of a visit.
+    #[arg(long, default_value_t = 30)]
+    pulls: u64,
     /// What chance begins with; by the clock where absent.
     #[arg(long)]
     seed: Option<u64>,
@@ -68,12 +71,17 @@ pub(crate) struct Soak {
 pub(crate) fn soak(mut soak: Soak) -> Result<bool> {
     setup::ensure(setup::Need::Test)?;
     if soak.names.is_empty() {
-        soak.names = vec!["power_cuts".to_owned(), "update_killed_at_random".to_owned()];
+        soak.names = ["power_cuts", "update_killed_at_random", "stick_pulled"].map(str::to_owned).to_vec();
     }
     let by_clock = || UNIX_EPOCH.elapsed().map_or(1, |since| since.as_secs());
     let seed = soak.seed.unwrap_or_else(by_clock);
     println!("seed {seed}");
-    let settings = [("CAIRN_POWER_CUTS", soak.cuts), ("CAIRN_KILLS", soak.kills), ("CAIRN_SEED", seed)];
+    let settings = [
+        ("CAIRN_POWER_CUTS", soak.cuts),
+        ("CAIRN_KILLS", soak.kills),
+        ("CAIRN_PULLS", soak.pulls),
+        ("CAIRN_SEED", seed),
+    ];
     let tally = scenarios::run(&soak.names, &settings.map(|(name, value)| (name, value.to_string())))?;
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally.failed == 0)

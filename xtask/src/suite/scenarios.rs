@@ -20,8 +20,15 @@ use crate::{examples, process, releases};
 const MOST_LANES: usize = 4;
 
 /// They take longest, so they begin first.
-const LONG: [&str; 4] =
-    ["power_cuts", "corrupt_slot_falls_over", "update_killed_at_random", "update_bad_boot_falls_back"];
+const LONG: [&str; 7] = [
+    "power_cuts",
+    "corrupt_slot_falls_over",
+    "update_killed_at_random",
+    "stick_hostile",
+    "update_bad_boot_falls_back",
+    "stick_pulled",
+    "stick_older_refused",
+];
 
 /// What a scenario is told by environment variables: name and value.
 pub(super) type Setting = (&'static str, String);
