@@ -45,7 +45,7 @@ impl Site {
     pub fn blank(lab: &Lab, credentials: &[(&str, &str)]) -> Result<Self> {
         let hub = lab.hub()?;
         let folder = lab.dir().join("stick");
-        hub.cairn(&["usb", "export", &folder.display().to_string()])?;
+        export(&hub, &folder, &[])?;
         let stick = Stick::make(lab.dir().join("stick.img"), Form::Partitioned, STICK_MIB)?;
         stick.fill(&folder)?;
         let mut vm = lab.boot_air_gapped(1, credentials)?;
@@ -74,7 +74,7 @@ impl Site {
 
     /// `cairn usb export`, and the stick is filled with what it wrote.
     pub fn export(&self) -> Result<()> {
-        self.hub.cairn(&["usb", "export", &self.folder.display().to_string(), "--node", &self.id])?;
+        export(&self.hub, &self.folder, &[&self.id])?;
         self.stick.fill(&self.folder)
     }
 
@@ -137,6 +137,17 @@ pub fn redeploy(lab: &Lab, hub: &Hub, number: u32) -> Result<()> {
     hub.cairn(&["app", "deploy", &file.display().to_string()]).map(drop)
 }
 
+/// `cairn usb export` for these nodes; for none of them it only makes the folder a stick of the hub's.
+pub fn export(hub: &Hub, folder: &Path, nodes: &[&str]) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    let mut command = hub.command();
+    command.args(["usb", "export"]).arg(folder);
+    for node in nodes {
+        command.args(["--node", node]);
+    }
+    run(&mut command).map(drop)
+}
+
 /// `cairn usb import`, parsed.
 pub fn import(hub: &Hub, folder: &Path) -> Result<Value> {
     hub.json(&["usb", "import", &folder.display().to_string()])
@@ -179,8 +190,10 @@ pub fn ended(vm: &mut Vm, before: &[Visit]) -> Result<Value> {
 /// A stick that was mounted, or is.
 #[derive(Debug)]
 pub struct Visit {
-    id: String,
-    mounted: bool,
+    /// What systemd calls this one of its starts.
+    pub id: String,
+    /// Whether it is not over.
+    pub mounted: bool,
 }
 
 /// The sticks that the node's service manager knows of: what tells a visit from the one before.

@@ -1,7 +1,7 @@
 //! A node that has a fleet takes nothing of another one, however well signed; nor what is another node's; and it finds its
 //! own among that of many.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use cairn_model::{
@@ -10,7 +10,7 @@ use cairn_model::{
 };
 use cairn_tests_vm::{
     Hub, Lab, Site, Stick,
-    site::{self, copy, import, local},
+    site::{self, copy, export, import, local},
     stick::Form,
 };
 use cairn_trust::{envelope::sign_enroll, keys::KeyPair};
@@ -31,7 +31,7 @@ fn stick_wrong_fleet() -> Result<()> {
     site::wait_answer(&mut site.vm, 8081, "WebAssembly")?;
     site::deploy(&lab, &thief, 666)?;
     let theirs = lab.dir().join("theirs");
-    export(&thief, &theirs, &site.id)?;
+    export(&thief, &theirs, &[&site.id])?;
 
     let stick = Stick::make(lab.dir().join("hostile.img"), Form::Superfloppy, 256)?;
     stick.fill(&theirs)?;
@@ -50,13 +50,13 @@ fn stick_wrong_fleet() -> Result<()> {
     // What is meant for another node of the same fleet, under this one's name.
     let other = another_node(&lab, &site.hub)?;
     let others = lab.dir().join("others");
-    export(&site.hub, &others, &other)?;
+    export(&site.hub, &others, &[&other])?;
     fs::rename(others.join("tuf/director").join(&other), others.join("tuf/director").join(&site.id))?;
     stick.fill(&others)?;
     site.ensure_refused(&stick, &["node"])?;
 
     // A stick that is for others only: nothing for this node, and nothing wrong with that.
-    export(&site.hub, &others, &other)?;
+    export(&site.hub, &others, &[&other])?;
     fs::remove_dir_all(others.join("tuf/director").join(&site.id)).ok();
     stick.fill(&others)?;
     let (before, said) = (site::running(&mut site.vm)?, site::show(&mut site.vm, &stick)?);
@@ -86,10 +86,6 @@ fn stick_wrong_fleet() -> Result<()> {
     site::wait_answer(&mut site.vm, 8081, "WebAssembly")
 }
 
-fn export(hub: &Hub, folder: &Path, node: &str) -> Result<()> {
-    hub.cairn(&["usb", "export", &folder.display().to_string(), "--node", node]).map(drop)
-}
-
 /// A second member of the fleet, which asks by a stick of its own; its id.
 fn another_node(lab: &Lab, hub: &Hub) -> Result<String> {
     let key = KeyPair::generate()?;
@@ -106,7 +102,7 @@ fn another_node(lab: &Lab, hub: &Hub) -> Result<String> {
     };
     let id = key.public().node_id().to_string();
     let folder = lab.dir().join("request");
-    hub.cairn(&["usb", "export", &folder.display().to_string()])?;
+    export(hub, &folder, &[])?;
     fs::create_dir_all(folder.join("outbox").join(&id))?;
     fs::write(folder.join("outbox").join(&id).join("enroll.jws"), sign_enroll(&key, &request)?)?;
     let imported = import(hub, &folder)?;

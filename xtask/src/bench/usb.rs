@@ -155,15 +155,12 @@ fn fleet(lab: &Lab, site: &mut Site) -> Result<Vec<Row>> {
         site.hub.nodes()?.iter().filter_map(|node| Some(node["id"].as_str()?.to_owned())).collect();
     ensure!(all.len() == NODES, "not {NODES} nodes: {}", all.len());
     let mut measured = Vec::new();
-    for (name, ids) in [("one", std::slice::from_ref(&site.id)), ("fifty", &all[..])] {
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let own = site.id.clone();
+    for (name, ids) in [("one", &[own.as_str()][..]), ("fifty", &all)] {
         let folder = lab.dir().join(name);
-        let mut command = site.hub.command();
-        command.args(["usb", "export"]).arg(&folder);
-        for id in ids {
-            command.args(["--node", id]);
-        }
         let start = Instant::now();
-        run(&mut command)?;
+        site::export(&site.hub, &folder, ids)?;
         let seconds = start.elapsed().as_secs_f64();
         let stick = Stick::make(lab.dir().join("fleet.img"), Form::Partitioned, STICK_MIB)?;
         stick.fill(&folder)?;

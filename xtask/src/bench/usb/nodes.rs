@@ -15,7 +15,7 @@ const KEY_BYTES: usize = 32;
 /// Makes `count` nodes that are members of the hub's fleet: their requests come by stick.
 pub(super) fn enrol(lab: &Lab, hub: &Hub, count: usize) -> Result<()> {
     let folder = lab.dir().join("requests");
-    hub.cairn(&["usb", "export", &folder.display().to_string()])?;
+    site::export(hub, &folder, &[])?;
     let mut ids = Vec::new();
     for number in 0..count {
         let (id, envelope) = request(lab.dir(), number)?;
