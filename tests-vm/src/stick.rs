@@ -77,12 +77,8 @@ impl Stick {
         {
             return Ok(());
         }
-        run(Command::new("mcopy")
-            .args(["-s", "-n", "-i"])
-            .arg(self.file_system())
-            .arg("::*")
-            .arg(into))
-        .with_context(|| format!("failed to read {}", self.image.display()))?;
+        run(Command::new("mcopy").args(["-s", "-n", "-i"]).arg(self.file_system()).arg("::*").arg(into))
+            .with_context(|| format!("failed to read {}", self.image.display()))?;
         Ok(())
     }
 
