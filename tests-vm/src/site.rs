@@ -137,11 +137,14 @@ pub fn redeploy(lab: &Lab, hub: &Hub, number: u32) -> Result<()> {
     hub.cairn(&["app", "deploy", &file.display().to_string()]).map(drop)
 }
 
-/// `cairn usb export` for these nodes; for none of them it only makes the folder a stick of the hub's.
+/// `cairn usb export` for these nodes; for none, a blank stick of the hub's.
 pub fn export(hub: &Hub, folder: &Path, nodes: &[&str]) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
     let mut command = hub.command();
-    command.args(["usb", "export"]).arg(folder);
+    command.args(["usb", "export", "--yes"]).arg(folder);
+    if nodes.is_empty() {
+        command.arg("--blank");
+    }
     for node in nodes {
         command.args(["--node", node]);
     }

@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::vm::run;
 
@@ -28,6 +28,8 @@ pub enum Form {
     Superfloppy,
     /// ext4 without a partition table: it can hold links, holes and any number of files.
     Ext4,
+    /// exFAT without a partition table. It can only be filled on a node: nothing else here can write to it.
+    Exfat,
 }
 
 /// An image file that a node can be shown as a stick.
@@ -53,6 +55,7 @@ impl Stick {
 
     /// Formats it anew and puts what a folder holds onto it.
     pub fn fill(&self, from: &Path) -> Result<()> {
+        ensure!(self.form != Form::Exfat, "exFAT cannot be filled from here");
         self.format(Some(from))?;
         let entries = entries(from)?;
         if self.form == Form::Ext4 || entries.is_empty() {
@@ -65,6 +68,7 @@ impl Stick {
 
     /// Makes `into` hold what lies on the stick, and nothing else.
     pub fn read_back(&self, into: &Path) -> Result<()> {
+        ensure!(self.form != Form::Exfat, "exFAT cannot be read from here");
         fs::remove_dir_all(into).ok();
         fs::create_dir_all(into).with_context(|| format!("failed to make {}", into.display()))?;
         if self.form == Form::Ext4 {
@@ -84,12 +88,16 @@ impl Stick {
 
     /// The file system is sound, by the word of its own checker, which changes nothing.
     pub fn check(&self) -> Result<()> {
-        if self.form == Form::Ext4 {
-            return run(Command::new("e2fsck").args(["-f", "-n"]).arg(&self.image)).map(drop);
-        }
-        if self.form == Form::Superfloppy {
-            return run(Command::new("fsck.vfat").arg("-n").arg(&self.image)).map(drop);
-        }
+        let checker: &[&str] = match self.form {
+            Form::Ext4 => &["e2fsck", "-f", "-n"],
+            Form::Superfloppy => &["fsck.vfat", "-n"],
+            Form::Exfat => &["fsck.exfat", "-n"],
+            Form::Partitioned => return self.check_partition(),
+        };
+        run(Command::new(checker[0]).args(&checker[1..]).arg(&self.image)).map(drop)
+    }
+
+    fn check_partition(&self) -> Result<()> {
         // The checker knows no offsets.
         let alone = self.image.with_extension("partition");
         run(Command::new("dd")
@@ -120,6 +128,9 @@ impl Stick {
                 command.args(["-N", &inodes.to_string(), "-d"]).arg(from);
             }
             return run(command.arg(&self.image)).map(drop);
+        }
+        if self.form == Form::Exfat {
+            return run(Command::new("mkfs.exfat").args(["-L", "CAIRN"]).arg(&self.image)).map(drop);
         }
         let mut command = Command::new("mkfs.vfat");
         command.args(["-F", "32", "-n", "CAIRN"]);

@@ -5,8 +5,10 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use cairn_tests_vm::{
-    Lab, Site,
+    Lab, Site, Stick,
     site::{self, node, wait_answer},
+    stick::Form,
+    vm::usb::Protection,
     wait,
 };
 
@@ -54,6 +56,11 @@ fn stick_first_deploy() -> Result<()> {
     let text = site.hub.cairn(&["node", "show", &site.id])?;
     ensure!(text.contains("by stick"), "`cairn node show` does not say how it was heard of: {text}");
 
+    // Anybody with the public roots can verify what was carried; it cannot be changed unseen.
+    let (stick, roots) = (site.folder.display().to_string(), lab.dir().join("roots").display().to_string());
+    site.hub.cairn(&["trust", "roots", &roots])?;
+    site.hub.cairn(&["usb", "verify", &stick, "--roots", &roots])?;
+
     // What was carried is read by others' tools too: it is an OCI image layout.
     let reference = format!("oci:{}", site.folder.display());
     let index = fs::read_to_string(site.folder.join("index.json"))?;
@@ -64,5 +71,29 @@ fn stick_first_deploy() -> Result<()> {
             .arg(format!("{reference}:demo/web:1")),
     )?;
     ensure!(listed.contains("layers"), "no manifest: {listed}");
-    Ok(())
+
+    // A stick with another file system does as well.
+    let exfat = Stick::make(lab.dir().join("exfat.img"), Form::Exfat, 512)?;
+    copy_on_node(&mut site, &exfat)?;
+    let said = site::show(&mut site.vm, &exfat)?;
+    ensure!(said["state"] == "done", "exFAT: {said}");
+    exfat.check()
+}
+
+/// Nothing but a node can write exFAT here: it copies one stick to the other, as a person would.
+fn copy_on_node(site: &mut Site, to: &Stick) -> Result<()> {
+    site.vm.check("systemctl mask -q --runtime cairn-media@.service")?;
+    site.vm.plug("from", site.stick.image(), Protection::WriteProtected)?;
+    site.vm.plug("to", to.image(), Protection::Writable)?;
+    wait::until("both sticks to be seen", site::VISIT_DEADLINE, || {
+        Ok((site.vm.run("test -b /dev/sda1 && test -b /dev/sdb && udevadm settle")?.code == 0).then_some(()))
+    })?;
+    site.vm.check(
+        "mkdir -p /run/from /run/to && mount -o ro /dev/sda1 /run/from && mount /dev/sdb /run/to && \
+         cp -r /run/from/. /run/to/ && umount /run/from /run/to",
+    )?;
+    for name in ["from", "to"] {
+        site.vm.unplug(name)?;
+    }
+    site.vm.check("systemctl unmask -q --runtime cairn-media@.service; systemctl daemon-reload").map(drop)
 }

@@ -46,6 +46,7 @@ const TEST: &[&str] = &[
     "rauc",
     "dosfstools",
     "e2fsprogs",
+    "exfatprogs",
 ];
 const BENCH: &[&str] = &[
     "crun",
