@@ -13,7 +13,8 @@ use nix::sys::statvfs::statvfs;
 use sha2::{Digest as _, Sha256};
 use tokio::{
     fs::{self, File, OpenOptions},
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
+    task::spawn_blocking,
 };
 
 use crate::{
@@ -56,7 +57,7 @@ pub enum BlobError {
     Source(#[from] SourceError),
     /// More or fewer bytes than the manifest says.
     #[error(
-        "{digest} has not the {size} bytes that its manifest says; the hub or something on the way changed it"
+        "{digest} has not the {size} bytes that its manifest says; the hub, the stick or something on the way changed it"
     )]
     Size {
         /// Which blob.
@@ -107,6 +108,19 @@ impl Blobs {
         }
     }
 
+    /// How much of `blob` is there, in bytes; `None` where it is whole.
+    pub async fn have(&self, blob: &Blob) -> Option<u64> {
+        if fs::try_exists(self.path(&blob.digest)).await.unwrap_or(false) {
+            return None;
+        }
+        let part = fs::metadata(self.part(&blob.digest)).await.map_or(0, |metadata| metadata.len());
+        Some(if part > blob.size { 0 } else { part })
+    }
+
+    fn part(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(format!("{}.part", digest.hex()))
+    }
+
     /// Makes sure that `blob` is there, fetching what is missing of it.
     pub async fn ensure(&self, blob: &Blob, source: &dyn Source) -> Result<(), BlobError> {
         let whole = self.path(&blob.digest);
@@ -118,13 +132,14 @@ impl Blobs {
             move |source| BlobError::Io { action, path, source }
         };
         fs::create_dir_all(&self.folder).await.map_err(io("make", &self.folder))?;
-        let part = self.folder.join(format!("{}.part", blob.digest.hex()));
+        let part = self.part(&blob.digest);
         let (mut file, mut hash, mut have) = open_part(&part, blob.size).await.map_err(io("open", &part))?;
         if have < blob.size {
             self.check_room(&blob.digest, blob.size - have)?;
             let mut stream = source.blob(&blob.digest, have).await?;
             if stream.offset != have {
-                file = File::create(&part).await.map_err(io("truncate", &part))?;
+                file.set_len(0).await.map_err(io("truncate", &part))?;
+                file.rewind().await.map_err(io("truncate", &part))?;
                 (hash, have) = (Sha256::new(), 0);
             }
             while let Some(piece) = stream.bytes.next().await {
@@ -150,7 +165,11 @@ impl Blobs {
             return Err(SourceError::Corrupt { digest: blob.digest.clone() }.into());
         }
         file.sync_all().await.map_err(io("sync", &part))?;
-        fs::rename(&part, &whole).await.map_err(io("rename", &part))?;
+        match fs::rename(&part, &whole).await {
+            // A fetch that was cut off had come as far as this, and its last step was under way.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.contains(&blob.digest) => {}
+            renamed => renamed.map_err(io("rename", &part))?,
+        }
         let folder = File::open(&self.folder).await.map_err(io("open", &self.folder))?;
         folder.sync_all().await.map_err(io("sync", &self.folder))
     }
@@ -171,7 +190,11 @@ impl Blobs {
 
 /// Opens what is there already, with its hash so far. What is larger than the whole is thrown away.
 async fn open_part(path: &Path, size: u64) -> io::Result<(File, Sha256, u64)> {
-    let mut file = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(path).await?;
+    let file = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(path).await?;
+    let file = file.into_std().await;
+    // A fetch that was cut off may have a last write under way: it would change what is hashed here already.
+    let locked = spawn_blocking(move || file.lock().map(|()| file)).await.map_err(io::Error::other)?;
+    let mut file = File::from_std(locked?);
     let (mut hash, mut have) = (Sha256::new(), 0u64);
     if file.metadata().await?.len() > size {
         file.set_len(0).await?;

@@ -22,6 +22,7 @@ const MAX_FILE_BYTES: u64 = 256 << 10;
 const KNOWN: &[(&str, &[&str])] = &[
     ("node", &["state_dir", "run_dir", "labels"]),
     ("hub", &["url", "ca_file", "token_file"]),
+    ("trust", &["roots_sha256"]),
     ("runtime", &["supervisor", "oci", "wasm", "journalctl", "prepare_memory_mib"]),
     ("network", &["range"]),
     ("volumes", &["bind_prefixes"]),
@@ -94,6 +95,9 @@ pub struct Settings {
     pub labels: BTreeMap<String, String>,
     /// The hub to belong to, where one is configured.
     pub hub: Option<HubSettings>,
+    /// SHA-256 of the director's first root followed by the artifacts repository's, as `cairn trust roots` shows it: 64
+    /// hex digits. A fleet with other roots is refused at enrolment.
+    pub roots_sha256: Option<String>,
     /// Who supervises workloads.
     pub supervisor: SupervisorKind,
     /// The runtimes.
@@ -160,6 +164,8 @@ struct Raw {
     #[serde(default)]
     hub: RawHub,
     #[serde(default)]
+    trust: RawTrust,
+    #[serde(default)]
     runtime: RawRuntime,
     #[serde(default)]
     network: RawNetwork,
@@ -184,6 +190,11 @@ struct RawHub {
     url: Option<String>,
     ca_file: Option<PathBuf>,
     token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawTrust {
+    roots_sha256: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -340,6 +351,7 @@ fn validate(root: &Path, raw: Raw, credentials: Option<&Path>) -> Result<Setting
         run_dir,
         labels: raw.node.labels,
         hub: hub(raw.hub, credentials)?,
+        roots_sha256: roots_sha256(raw.trust, credentials)?,
         supervisor: raw.runtime.supervisor.unwrap_or(SupervisorKind::Systemd),
         runtimes,
         network_base: network_base(raw.network.range.as_deref().unwrap_or("10.89.0.0/16"))?,
@@ -387,13 +399,33 @@ fn network_base(range: &str) -> Result<Ipv4Addr, ConfigError> {
     }
 }
 
-fn hub(raw: RawHub, credentials: Option<&Path>) -> Result<Option<HubSettings>, ConfigError> {
-    let credential = |name: &str| -> Result<Option<String>, ConfigError> {
-        let Some(path) = credentials.map(|dir| dir.join(name)).filter(|path| path.exists()) else {
-            return Ok(None);
-        };
-        Ok(Some(read_bounded(&path)?.trim().to_owned()).filter(|text| !text.is_empty()))
+/// What systemd hands over under `name`; empty counts as absent.
+fn credential(credentials: Option<&Path>, name: &str) -> Result<Option<String>, ConfigError> {
+    let Some(path) = credentials.map(|dir| dir.join(name)).filter(|path| path.exists()) else {
+        return Ok(None);
     };
+    Ok(Some(read_bounded(&path)?.trim().to_owned()).filter(|text| !text.is_empty()))
+}
+
+fn roots_sha256(raw: RawTrust, credentials: Option<&Path>) -> Result<Option<String>, ConfigError> {
+    let Some(text) = credential(credentials, "cairn.roots-sha256")?.or(raw.roots_sha256) else {
+        return Ok(None);
+    };
+    // People copy it as it is shown, in groups of four.
+    let digits: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let digits = digits.to_ascii_lowercase();
+    if digits.len() != 64 || !digits.bytes().all(|c| c.is_ascii_hexdigit()) {
+        return Err(ConfigError::Value {
+            key: "trust.roots_sha256",
+            cause: format!("{text:?} is not 64 hex digits"),
+            cure: "write what `cairn trust roots` shows",
+        });
+    }
+    Ok(Some(digits))
+}
+
+fn hub(raw: RawHub, credentials: Option<&Path>) -> Result<Option<HubSettings>, ConfigError> {
+    let credential = |name: &str| credential(credentials, name);
     let file = |path: Option<PathBuf>| -> Result<Option<String>, ConfigError> {
         path.map(|path| Ok(read_bounded(&path)?.trim().to_owned())).transpose()
     };

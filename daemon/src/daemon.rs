@@ -111,6 +111,7 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
 
     let link_config = link::Config {
         hub: settings.hub.clone(),
+        roots_sha256: settings.roots_sha256.clone(),
         trust_dir: settings.state_dir.join("trust"),
         layers_dir: settings.state_dir.join("layers"),
         key: key.clone(),
@@ -148,16 +149,18 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
     let (work, reconcile_task) = reconcile::build(reconcile_config, stop.clone()).await;
     tasks.spawn(named("reconcile", reconcile_task));
 
+    let (_plugged, plugged_out) = watch::channel(None);
     let os_config = os::Config {
         root: settings.root.clone(),
         state_dir: settings.state_dir.join("os"),
         run_dir: settings.run_dir.clone(),
         health_command: settings.os_health_command.clone(),
-        has_hub: settings.hub.is_some() || ledger.enrolment().await?.is_some(),
+        has_hub: settings.hub.is_some() || ledger.enrolment().await?.is_some_and(|e| e.hub.is_some()),
         desired: link.desired.clone(),
         work: work.status.clone(),
         link: link.status.clone(),
         hub: link.hub.clone(),
+        stick: plugged_out,
         restart,
         reporter: reporter.clone(),
     };

@@ -8,10 +8,9 @@ use std::{
 };
 
 use cairn_model::{BootId, Facts, facts};
-use cairn_trust::keys::{KeyError, KeyPair, PublicKey};
+use cairn_trust::keys::{self, KeyError, KeyPair, PublicKey};
 use jiff::Timestamp;
 use nix::sys::{statvfs::statvfs, utsname::uname};
-use sha2::{Digest as _, Sha256};
 
 use crate::{assemble::node_arch, config::Settings};
 
@@ -30,9 +29,7 @@ pub fn load_key(state_dir: &Path) -> Result<KeyPair, KeyError> {
 
 /// SHA-256 of the public key, hex in groups of four: for people to compare.
 pub fn fingerprint(public: &PublicKey) -> String {
-    let hash = hex::encode(Sha256::digest(public.as_bytes()));
-    let groups: Vec<&str> = hash.as_bytes().chunks(4).filter_map(|c| std::str::from_utf8(c).ok()).collect();
-    groups.join(" ")
+    keys::fingerprint(public.as_bytes())
 }
 
 /// Which boot this is.

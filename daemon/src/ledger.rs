@@ -97,13 +97,21 @@ fn doing(action: &'static str) -> impl FnOnce(sqlx::Error) -> LedgerError {
     move |source| LedgerError::Sql { action, source }
 }
 
+/// Where an enrolment with a hub is kept.
+const ENROLMENT: &str = "enrolment";
+/// Where one without is kept: a daemon that knows only those with a hub takes the node for new after its OS went back,
+/// and leaves what runs alone, where it would refuse the whole ledger over an enrolment that it cannot read.
+const ENROLMENT_BY_MEDIA: &str = "enrolment-by-media";
+
 /// What enrolment gave; with it the node can reach and judge its hub.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Enrolment {
-    /// The hub's address.
-    pub hub: url::Url,
+    /// The hub's address; absent for a node that only sticks come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<url::Url>,
     /// The hub's CA, PEM.
-    pub ca_pem: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
     /// The id that the hub knows this node by.
     pub node: NodeId,
     /// The pinned first root of the director repository.
@@ -171,7 +179,11 @@ impl Ledger {
 
     /// What enrolment gave, once there was one.
     pub async fn enrolment(&self) -> Result<Option<Enrolment>> {
-        let Some(bytes) = self.meta("enrolment").await? else { return Ok(None) };
+        let bytes = match self.meta(ENROLMENT).await? {
+            Some(bytes) => Some(bytes),
+            None => self.meta(ENROLMENT_BY_MEDIA).await?,
+        };
+        let Some(bytes) = bytes else { return Ok(None) };
         let parsed = serde_json::from_slice(&bytes)
             .map_err(|source| LedgerError::Content { what: "enrolment", source })?;
         Ok(Some(parsed))
@@ -181,7 +193,20 @@ impl Ledger {
     pub async fn set_enrolment(&self, enrolment: &Enrolment) -> Result<()> {
         let bytes = serde_json::to_vec(enrolment)
             .map_err(|source| LedgerError::Content { what: "enrolment", source })?;
-        self.set_meta("enrolment", bytes).await
+        let (key, other) = match (&enrolment.hub, &enrolment.ca_pem) {
+            (Some(_), Some(_)) => (ENROLMENT, ENROLMENT_BY_MEDIA),
+            _ => (ENROLMENT_BY_MEDIA, ENROLMENT),
+        };
+        let write = || doing("write the enrolment");
+        let mut tx = self.pool.begin().await.map_err(write())?;
+        sqlx::query("DELETE FROM meta WHERE key = $1").bind(other).execute(&mut *tx).await.map_err(write())?;
+        sqlx::query("INSERT OR REPLACE INTO meta (key, value) VALUES ($1, $2)")
+            .bind(key)
+            .bind(bytes)
+            .execute(&mut *tx)
+            .await
+            .map_err(write())?;
+        tx.commit().await.map_err(write())
     }
 
     /// The last verified generation.

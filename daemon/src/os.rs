@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     act::supervisor::RestartMachine, assemble::Assembled, bus::port::OsRequest, link::LinkStatus,
-    report::Reporter, source::HubClient, status::WorkStatus,
+    report::Reporter,
+    source::{HubClient, MediaSource},
+    status::WorkStatus,
 };
 
 mod armed;
@@ -52,6 +54,9 @@ const RESTART_AGAIN: Duration = Duration::from_secs(120);
 /// Progress goes to the hub at most this often.
 const CALM: Duration = Duration::from_secs(5);
 
+/// Told where a check is left out.
+const NO_HUB: &str = "; the hub is not asked, because none is configured";
+
 /// What the task is made of.
 pub struct Config {
     /// The machine is looked for below this folder.
@@ -72,6 +77,8 @@ pub struct Config {
     pub link: watch::Receiver<LinkStatus>,
     /// Where releases come from.
     pub hub: watch::Receiver<Option<HubClient>>,
+    /// The stick that is plugged in: it is read before the hub is asked. Whoever unplugs it says so here first.
+    pub stick: watch::Receiver<Option<Arc<MediaSource>>>,
     /// What restarts the machine.
     pub restart: Arc<dyn RestartMachine>,
     /// Where events go.
@@ -350,6 +357,8 @@ impl Node {
                 return false;
             }
         };
+        // A node that only sticks come to has nobody to reach, whatever the fleet's other nodes must live up to.
+        let left_out = if attempt.health.hub && !self.config.has_hub { NO_HUB } else { "" };
         let terms = Terms {
             expected,
             hub: (attempt.health.hub && self.config.has_hub).then_some(match attempt.hub_verified {
@@ -371,7 +380,7 @@ impl Node {
                 trial.look(self.config.desired.borrow().as_deref(), &work, &link, Instant::now())
             };
             match verdict {
-                Verdict::Wait(what) => self.set_note(Note::detail(what)),
+                Verdict::Wait(what) => self.set_note(Note::detail(format!("{what}{left_out}"))),
                 Verdict::Keep => break,
                 Verdict::Reject(reason) => {
                     if self.give_up(&attempt.version, &reason).await {
@@ -388,7 +397,7 @@ impl Node {
         if gave_up {
             return true;
         }
-        let message = format!("OS {} is well and is kept", attempt.version);
+        let message = format!("OS {} is well and is kept{left_out}", attempt.version);
         tracing::info!("{message}");
         self.config.reporter.event(Severity::Info, "os-kept", message).await;
         true

@@ -10,6 +10,7 @@ use std::{
 use cairn_model::{Digest, desired::DesiredState};
 use cairn_trust::{
     clock::Clock,
+    fetch::FetchError,
     node::{Bundle, Update, UpdateError, Verifier},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -18,7 +19,7 @@ use crate::{
     assemble::{AssembleError, Assembled, Assembly, Blob, Content, Need, assemble, node_arch},
     blobs::{BlobError, Blobs},
     ledger::{Ledger, LedgerError, StoredGeneration},
-    source::{Source, SourceError},
+    source::{Missing, Source, SourceError},
 };
 
 /// Documents and blobs that are fetched at once: enough to hide a slow link's latency.
@@ -73,6 +74,10 @@ impl PullError {
             Self::Source(SourceError::Corrupt { .. })
             | Self::Blob(BlobError::Source(SourceError::Corrupt { .. })) => {
                 Some("arbitrary-software".to_owned())
+            }
+            Self::Source(SourceError::Fetch(FetchError::NotAFile { .. }))
+            | Self::Blob(BlobError::Source(SourceError::Fetch(FetchError::NotAFile { .. }))) => {
+                Some("malformed".to_owned())
             }
             Self::Source(_) | Self::Blob(_) | Self::Assemble(_) | Self::Endless { .. } | Self::Ledger(_) => {
                 None
@@ -148,11 +153,36 @@ impl Puller {
         Ok(Some(Arc::new(assembled)))
     }
 
+    /// Up to which sequence the hub says, signed, that it has this node's reports.
+    pub fn acknowledged(&self) -> Option<u64> {
+        self.verifier.acknowledged()
+    }
+
+    /// What a wrong clock kept from being checked, in words with a cure.
+    pub fn unchecked(&self, clock: Clock) -> Vec<String> {
+        self.verifier.unchecked(clock)
+    }
+
     /// Fetches the blobs that `assembled` needs and that are neither here nor unpacked.
     pub async fn ensure_blobs(&self, source: &dyn Source, assembled: &Assembled) -> Result<(), PullError> {
-        let needed: Vec<_> = assembled.images.values().flat_map(|content| self.needed(content)).collect();
-        let ensure = |blob: Blob| async move { self.blobs.ensure(&blob, source).await };
-        let mut fetches = stream::iter(needed.into_iter().map(ensure)).buffer_unordered(CONCURRENT_FETCHES);
+        let needed: BTreeMap<Digest, Blob> = assembled
+            .images
+            .values()
+            .flat_map(|content| self.needed(content))
+            .map(|blob| (blob.digest.clone(), blob))
+            .collect();
+        let mut missing = Vec::new();
+        for blob in needed.into_values() {
+            if let Some(have) = self.blobs.have(&blob).await {
+                missing.push(Missing { blob, have });
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        source.announce(&missing).await?;
+        let ensure = |Missing { blob, .. }| async move { self.blobs.ensure(&blob, source).await };
+        let mut fetches = stream::iter(missing.into_iter().map(ensure)).buffer_unordered(CONCURRENT_FETCHES);
         while let Some(done) = fetches.next().await {
             done?;
         }

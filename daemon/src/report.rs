@@ -9,7 +9,7 @@ use cairn_model::{
     error::chain,
     report::{CommandOutput, Event, NodeStatus, Record, SCHEMA, Severity},
 };
-use cairn_trust::{envelope, keys::KeyPair};
+use cairn_trust::keys::KeyPair;
 use jiff::Timestamp;
 use tokio::{
     sync::{
@@ -22,9 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::{Backoff, random},
-    ledger::{Ledger, LedgerError, OutboxRow, RecordClass},
+    ledger::{Ledger, LedgerError, RecordClass},
     source::{HubClient, SourceError},
 };
+
+mod outgoing;
+
+pub use outgoing::Outgoing;
+pub(crate) use outgoing::enrol_request;
 
 /// Changes within this time go out as one status: a deploy changes a replica several times in a row.
 const STATUS_DEBOUNCE: Duration = Duration::from_millis(200);
@@ -46,7 +51,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// A record on its way to the outbox.
 #[derive(Debug)]
 pub struct Told {
-    record: Record,
+    /// None where only the outbox has changed.
+    record: Option<Record>,
     /// Who waits until it is on the disk.
     stored: Option<oneshot::Sender<()>>,
 }
@@ -76,7 +82,7 @@ impl Reporter {
         let time_ms = Timestamp::now().as_millisecond();
         let record = Record::Event(Event { time_ms, severity, reason: reason.to_owned(), message });
         let (stored, on_disk) = oneshot::channel();
-        self.tell(Told { record, stored: Some(stored) }).await;
+        self.tell(Told { record: Some(record), stored: Some(stored) }).await;
         matches!(timeout(PATIENCE, on_disk).await, Ok(Ok(())))
     }
 
@@ -85,8 +91,13 @@ impl Reporter {
         self.record(Record::CommandOutput(output)).await;
     }
 
+    /// Reports have left the outbox by another way than this task's own.
+    pub async fn recount(&self) {
+        self.tell(Told { record: None, stored: None }).await;
+    }
+
     async fn record(&self, record: Record) {
-        self.tell(Told { record, stored: None }).await;
+        self.tell(Told { record: Some(record), stored: None }).await;
     }
 
     async fn tell(&self, told: Told) {
@@ -208,7 +219,10 @@ impl Task {
     }
 
     async fn take(&mut self, told: Told) {
-        self.store(told.record, RecordClass::Event).await;
+        match told.record {
+            Some(record) => self.store(record, RecordClass::Event).await,
+            None => self.count().await,
+        }
         // What the ledger did not take waits in memory: whoever waits for the disk is not told that it is there.
         if let Some(stored) = told.stored
             && self.pending.is_empty()
@@ -267,7 +281,7 @@ impl Task {
             self.count().await;
             return Ok(());
         };
-        let request = ReportsRequest { envelopes: self.sign(&rows)? };
+        let request = ReportsRequest { envelopes: outgoing::sign(&self.config.key, &rows)? };
         match hub.reports(&request).await {
             Ok(answer) => {
                 let dropped = self.ledger.acknowledge(answer.acknowledged.min(last)).await.map_err(ledger)?;
@@ -294,12 +308,6 @@ impl Task {
         let empty = ReportsRequest { envelopes: vec![] };
         let answer = hub.reports(&empty).await.map_err(|e| e.to_string())?;
         self.ledger.resume_sequence(answer.acknowledged).await.map_err(|e| chain(&e))
-    }
-
-    fn sign(&self, rows: &[OutboxRow]) -> Result<Vec<String>, String> {
-        rows.iter()
-            .map(|row| envelope::sign_report(&self.config.key, &row.report).map_err(|e| chain(&e)))
-            .collect()
     }
 }
 

@@ -1,5 +1,5 @@
-//! Where a bundle comes from: the hub over HTTP today; a relay or a folder can follow behind the same trait. Nothing
-//! here is trusted: metadata is judged by `cairn_trust`, everything else by digest, all of it bounded in size and time.
+//! Where a bundle comes from: the hub over HTTP, or a stick. Nothing here is trusted: metadata is judged by `cairn_trust`,
+//! everything else by digest, all of it bounded in size and time.
 
 use std::fmt;
 
@@ -11,6 +11,8 @@ use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
+
+use crate::assemble::Blob;
 
 mod http;
 mod media;
@@ -54,11 +56,36 @@ pub enum SourceError {
     Fetch(#[from] FetchError),
     /// A document does not have its digest.
     #[error(
-        "{digest} arrived with other bytes than its digest says; the hub or something on the way changed it"
+        "{digest} arrived with other bytes than its digest says; the hub, the stick or something on the way changed it"
     )]
     Corrupt {
         /// What was asked for.
         digest: Digest,
+    },
+    /// The stick cannot be read, or not any more.
+    #[error("{what} cannot be read from the stick ({cause}); plug it in again, or export to another one")]
+    Media {
+        /// What was to be read.
+        what: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// There is neither.
+    #[error("no hub answers and no stick is plugged in; plug the stick in again, or let the hub through")]
+    Nowhere,
+    /// The stick does not hold a document or blob.
+    #[error("the stick has no {digest}; export to it again, without `--since` an earlier one")]
+    Absent {
+        /// What was asked for.
+        digest: Digest,
+    },
+    /// What lies on the stick does not have the form or the size that it must have.
+    #[error("{what} on the stick is damaged ({cause}); export to it again, or to another one")]
+    Damaged {
+        /// What.
+        what: String,
+        /// What is wrong with it.
+        cause: String,
     },
 }
 
@@ -70,8 +97,25 @@ impl SourceError {
 
     /// Whether the source itself answered: it is there, however little it helps.
     pub fn is_answer(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Garbage { .. } | Self::Corrupt { .. })
+        match self {
+            Self::Refused { .. }
+            | Self::Garbage { .. }
+            | Self::Corrupt { .. }
+            | Self::Absent { .. }
+            | Self::Damaged { .. }
+            | Self::Fetch(FetchError::NotAFile { .. }) => true,
+            Self::Unreachable { .. } | Self::Media { .. } | Self::Nowhere | Self::Fetch(_) => false,
+        }
     }
+}
+
+/// A blob that is about to be copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Which.
+    pub blob: Blob,
+    /// How much of it is there already, in bytes.
+    pub have: u64,
 }
 
 /// The bytes of a blob from some offset on.
@@ -120,6 +164,10 @@ pub trait Source: Send + Sync {
     fn director(&self) -> &dyn Fetch;
     /// The artifacts repository.
     fn artifacts(&self) -> &dyn Fetch;
+    /// Told what is about to be copied, before the first byte of it: a source that can look says here what it lacks.
+    async fn announce(&self, _missing: &[Missing]) -> Result<(), SourceError> {
+        Ok(())
+    }
     /// A manifest by digest, checked.
     async fn manifest(&self, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError>;
     /// A small blob by digest, checked.

@@ -84,12 +84,20 @@ impl Ledger {
     /// The oldest reports, at most `max_bytes` of them but at least one, each numbered; the numbers are on disk before
     /// this returns.
     pub async fn next_reports(&self, max_bytes: usize) -> Result<Vec<OutboxRow>> {
+        self.reports_after(0, max_bytes).await
+    }
+
+    /// As [`Ledger::next_reports`], of those after `sequence`: so all of them can be had page by page, while none is
+    /// acknowledged yet.
+    pub async fn reports_after(&self, sequence: u64, max_bytes: usize) -> Result<Vec<OutboxRow>> {
         let read = || doing("number reports");
         let mut tx = self.pool.begin().await.map_err(read())?;
         let mut next = self.next_sequence_in(&mut tx).await?;
         let rows = sqlx::query(
-            "SELECT id, sequence, report FROM outbox ORDER BY sequence IS NULL, sequence, id LIMIT 64",
+            "SELECT id, sequence, report FROM outbox WHERE sequence IS NULL OR sequence > $1
+             ORDER BY sequence IS NULL, sequence, id LIMIT 64",
         )
+        .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
         .fetch_all(&mut *tx)
         .await
         .map_err(read())?;
@@ -130,6 +138,20 @@ impl Ledger {
             .await
             .map_err(doing("drop acknowledged reports"))?;
         Ok(done.rows_affected())
+    }
+
+    /// Takes an acknowledgement that did not come as the answer to reports, but signed with a bundle. A number that was
+    /// never given here was given by a ledger that is lost: then what waits goes on after it, and nothing is dropped.
+    pub async fn acknowledge_signed(&self, acknowledged: u64) -> Result<u64> {
+        let mut connection = self.pool.acquire().await.map_err(doing("read the sequence"))?;
+        let next = self.next_sequence_in(&mut connection).await?;
+        drop(connection);
+        if acknowledged >= next {
+            return self.resume_sequence(acknowledged).await.map(|()| 0);
+        }
+        let dropped = self.acknowledge(acknowledged).await?;
+        self.set_meta("sequence-known", vec![1]).await?;
+        Ok(dropped)
     }
 
     /// Whether the node and the hub agree on the numbers: false for a ledger that never heard an acknowledgement.

@@ -1,11 +1,12 @@
-//! The bridge between the updater, which is a plain thread that reads, and the hub, which is asked asynchronously. The
-//! reader names a range and waits; the async side fetches it in pieces, a few ahead at most, and begins again where the
-//! connection broke, after a pause. Nothing here is believed: the updater checks every byte by digest.
+//! The bridge between the updater, which is a plain thread that reads, and stick and hub, which are asked asynchronously.
+//! The reader names a range and waits; the async side fetches it in pieces, a few ahead at most, from the stick that is
+//! plugged in before the hub, and begins again where the connection broke or the stick was pulled, after a pause. Nothing here is believed: the updater checks every byte by digest.
 
 use std::{
+    future::pending,
     io::{self, Read},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,12 +18,12 @@ use cairn_ota::Carrier;
 use futures_util::StreamExt;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
     backoff::{Backoff, random},
-    source::{HubClient, Source, SourceError},
+    source::{HubClient, MediaSource, Source, SourceError},
 };
 
 /// Largest piece that is handed over, in bytes.
@@ -61,23 +62,23 @@ struct Wanted {
 
 /// The reader's side.
 #[derive(Debug)]
-pub struct HubCarrier {
+pub struct SourceCarrier {
     wanted: mpsc::Sender<Wanted>,
     stop: Arc<AtomicBool>,
 }
 
 /// Makes both sides. The future serves the carrier until that is dropped; `stop` ends a read that waits.
 pub fn build(
-    hub: watch::Receiver<Option<HubClient>>,
+    sources: Sources,
     patience: Patience,
     stop: Arc<AtomicBool>,
-) -> (HubCarrier, impl Future<Output = ()> + Send) {
+) -> (SourceCarrier, impl Future<Output = ()> + Send) {
     let (wanted, requests) = mpsc::channel(1);
-    let serving = serve(requests, hub, patience, stop.clone());
-    (HubCarrier { wanted, stop }, serving)
+    let serving = serve(requests, sources, patience, stop.clone());
+    (SourceCarrier { wanted, stop }, serving)
 }
 
-impl Carrier for HubCarrier {
+impl Carrier for SourceCarrier {
     fn read(&mut self, blob: &Payload, offset: u64, length: u64) -> io::Result<Box<dyn Read + Send + '_>> {
         let (pieces, received) = mpsc::channel(PIECES_AHEAD);
         let wanted = Wanted { digest: blob.digest.clone(), offset, length, pieces };
@@ -118,16 +119,72 @@ impl Read for Pieces<'_> {
     }
 }
 
+/// Where ranges come from: a stick that is plugged in before the hub.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The stick that is plugged in.
+    pub stick: watch::Receiver<Option<Arc<MediaSource>>>,
+    /// The hub once the node is a member of one.
+    pub hub: watch::Receiver<Option<HubClient>>,
+    /// A stick that gave nothing useful: the hub is asked first where there is one. It is not held for that.
+    pub tired: Option<Weak<MediaSource>>,
+}
+
+/// A source for a while.
+enum Chosen {
+    Stick(Arc<MediaSource>),
+    Hub(HubClient),
+}
+
+impl Sources {
+    /// The best that there is now.
+    fn choose(&mut self) -> Option<Chosen> {
+        let stick = self.stick.borrow_and_update().clone();
+        let hub = self.hub.borrow_and_update().clone();
+        match (stick, hub) {
+            (Some(stick), Some(hub)) if is(&self.tired, &stick) => {
+                drop(stick);
+                Some(Chosen::Hub(hub))
+            }
+            (Some(stick), _) => Some(Chosen::Stick(stick)),
+            (None, hub) => hub.map(Chosen::Hub),
+        }
+    }
+
+    /// Another stick, or none any more. Cancel-safe, as the watch is; never where nobody brings sticks.
+    async fn stick_changed(&mut self) {
+        if self.stick.changed().await.is_err() {
+            pending::<()>().await;
+        }
+    }
+
+    /// Another stick, or a hub.
+    async fn changed(&mut self) {
+        let Self { stick, hub, .. } = self;
+        // Both arms are cancel-safe: watches keep their latest value. One that is closed is out of the race.
+        tokio::select! {
+            Ok(()) = stick.changed() => {}
+            Ok(()) = hub.changed() => {}
+            else => pending().await,
+        }
+    }
+}
+
+/// Whether `weak` is this very stick, plugged in this very time.
+pub(super) fn is(weak: &Option<Weak<MediaSource>>, stick: &Arc<MediaSource>) -> bool {
+    weak.as_ref().is_some_and(|weak| std::ptr::eq(weak.as_ptr(), Arc::as_ptr(stick)))
+}
+
 async fn serve(
     mut requests: mpsc::Receiver<Wanted>,
-    mut hub: watch::Receiver<Option<HubClient>>,
+    mut sources: Sources,
     patience: Patience,
     stop: Arc<AtomicBool>,
 ) {
     while let Some(wanted) = requests.recv().await {
         // Every arm may be dropped: the reader sees the end of its pieces, or has left before it.
         tokio::select! {
-            () = fetch(&wanted, &mut hub, patience) => {}
+            () = fetch(&wanted, &mut sources, patience) => {}
             () = wanted.pieces.closed() => {}
             () = stop_is_set(&stop) => {}
         }
@@ -141,16 +198,30 @@ async fn stop_is_set(stop: &AtomicBool) {
     }
 }
 
-/// One range, whole or with the last error: as many connections as it takes.
-async fn fetch(wanted: &Wanted, hub: &mut watch::Receiver<Option<HubClient>>, patience: Patience) {
+/// One range, whole or with the last error: as many connections and sticks as it takes.
+async fn fetch(wanted: &Wanted, sources: &mut Sources, patience: Patience) {
     let mut backoff = Backoff::new(patience.retry.0, patience.retry.1);
     let (mut done, mut heard) = (0, Instant::now());
     while done < wanted.length {
-        // Not a member yet, or not opened yet: the link's task will say when.
-        let Ok(client) = hub.wait_for(Option::is_some).await.map(|client| client.clone()) else { return };
-        let Some(client) = client else { return };
+        let Some(chosen) = sources.choose() else {
+            // Not a member yet, or the stick was pulled.
+            if timeout_at(heard + patience.silence, sources.changed()).await.is_err() {
+                let _ = wanted.pieces.send(Err(SourceError::Nowhere)).await;
+                return;
+            }
+            continue;
+        };
         let before = done;
-        let error = match some(&client, wanted, &mut done).await {
+        let stick = match &chosen {
+            Chosen::Stick(stick) => Some(Arc::downgrade(stick)),
+            Chosen::Hub(_) => None,
+        };
+        // Dropped, what was handed over counts: another stick is read at once, and one that goes is let go.
+        let end = tokio::select! {
+            end = some(chosen, wanted, &mut done) => end,
+            () = sources.stick_changed() => continue,
+        };
+        let error = match end {
             Ok(()) => SourceError::Unreachable { cause: "the answer ended early".to_owned() },
             Err(Gone) => return,
             Err(Broken(error)) => error,
@@ -161,6 +232,13 @@ async fn fetch(wanted: &Wanted, hub: &mut watch::Receiver<Option<HubClient>>, pa
         if done > before {
             heard = Instant::now();
             backoff.reset();
+        }
+        if stick.is_some() {
+            sources.tired = stick;
+            if sources.hub.borrow().is_some() {
+                tracing::info!(digest = %wanted.digest, "the hub is asked for what the stick does not give: {error}");
+                continue;
+            }
         }
         let hopeless = error.is_answer() && !error.is_passing();
         if hopeless || heard.elapsed() >= patience.silence {
@@ -181,10 +259,14 @@ enum End {
 }
 use End::{Broken, Gone};
 
-/// As much as one connection gives.
-async fn some(client: &HubClient, wanted: &Wanted, done: &mut u64) -> Result<(), End> {
+/// As much as one connection, or one stick, gives.
+async fn some(chosen: Chosen, wanted: &Wanted, done: &mut u64) -> Result<(), End> {
+    let source: &dyn Source = match &chosen {
+        Chosen::Stick(stick) => stick.as_ref(),
+        Chosen::Hub(client) => client,
+    };
     let (offset, length) = (wanted.offset + *done, wanted.length - *done);
-    let mut stream = client.range(&wanted.digest, offset, length).await.map_err(Broken)?.cut(offset, length);
+    let mut stream = source.range(&wanted.digest, offset, length).await.map_err(Broken)?.cut(offset, length);
     while let Some(piece) = stream.next().await {
         let mut piece = piece.map_err(Broken)?;
         while !piece.is_empty() {

@@ -4,7 +4,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -24,12 +24,13 @@ use tokio::{
 
 use super::{
     Node, Note, armed,
-    carrier::{self, Patience},
+    carrier::{self, Patience, Sources},
     engine, token,
 };
 use crate::{
     assemble::WantedOs,
     backoff::{Backoff, random},
+    source::MediaSource,
 };
 
 /// A look is due at least this often: windows open by the clock, which may be set.
@@ -57,6 +58,8 @@ pub(super) struct State {
     pub(super) remembered: Option<Instant>,
     /// Where the release lies that somebody wants installed from a folder.
     pub(super) folder: Option<(Digest, PathBuf)>,
+    /// A stick that was plugged in while an installation failed.
+    tired: Option<Weak<MediaSource>>,
     /// Who waits until the wanted release stands written.
     pub(super) waiting: Vec<oneshot::Sender<Result<(), String>>>,
 }
@@ -73,6 +76,7 @@ impl Default for State {
             restart_asked: None,
             remembered: None,
             folder: None,
+            tired: None,
             waiting: Vec::new(),
         }
     }
@@ -140,6 +144,10 @@ impl Node {
             tokio::select! {
                 Ok(()) = self.config.desired.changed() => {}
                 Ok(()) = self.config.hub.changed() => {}
+                Ok(()) = self.config.stick.changed() => if self.config.stick.borrow().is_some() {
+                    // It may bring what was missing.
+                    self.follow.hurry();
+                },
                 Ok(()) = self.engine.status.changed() => self.publish(),
                 result = ended(&mut self.follow.installing) => self.installed(result).await,
                 request = Self::request(&mut self.requests) => self.answer(request).await,
@@ -240,8 +248,9 @@ impl Node {
         let (mut carrier, serving): (Box<dyn Carrier>, _) = match folder {
             Some((_, folder)) => (Box::new(FolderCarrier::new(&folder)), None),
             None => {
-                let (carrier, serving) =
-                    carrier::build(self.config.hub.clone(), Patience::default(), stop.clone());
+                let (stick, hub) = (self.config.stick.clone(), self.config.hub.clone());
+                let sources = Sources { stick, hub, tired: self.follow.tired.clone() };
+                let (carrier, serving) = carrier::build(sources, Patience::default(), stop.clone());
                 (Box::new(carrier), Some(tokio::spawn(serving).abort_handle()))
             }
         };
@@ -277,6 +286,8 @@ impl Node {
                 let pause = self.follow.backoff.after_failure(random());
                 self.follow.retry_at = Instant::now() + pause;
                 self.follow.folder = None;
+                // Perhaps by its fault: the hub is asked first then, where there is one.
+                self.follow.tired = self.config.stick.borrow().as_ref().map(Arc::downgrade);
                 self.set_note(Note {
                     state: Some(OsState::Failed),
                     about: Some(named(&wanted)),

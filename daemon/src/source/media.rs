@@ -1,25 +1,295 @@
-//! A stick as a source.
+//! A stick as a source. Nothing on it is trusted, and it is never listed: only paths are opened that follow from the
+//! node's own id and from signed digests, only regular files, and no link is followed. All reading is done off the
+//! runtime and has its time: a stick that dies may hang for long.
 
-use std::{io, path::Path};
+use std::{
+    fs::File,
+    io::{self, ErrorKind, Read, Seek, SeekFrom},
+    path::Path,
+    time::Duration,
+};
 
-use cairn_model::NodeId;
-use cairn_trust::fetch::FolderFetch;
+use async_trait::async_trait;
+use bytes::Bytes;
+use cairn_model::{
+    Digest, NodeId, Release,
+    enroll::{self, EnrollGrant},
+    media::{ARTIFACTS, DIRECTOR, MAX_PARTS, PART_BYTES, RECEIPT, blob_path, grant_path, part_path},
+};
+use cairn_trust::fetch::{Fetch, FetchError, Folder, FolderFetch};
+use futures_util::{StreamExt, stream};
+use tokio::{task::spawn_blocking, time::timeout};
 
-/// A stick, for one node.
+use super::{BlobStream, Missing, Source, SourceError};
+
+/// Largest piece of a blob that is in memory at once, in bytes.
+const PIECE_BYTES: usize = 256 << 10;
+/// Longest time that a stick may take for one piece: the kernel resets a stuck one a few times before it gives up.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest grant: two TUF roots, as the hub's own answer.
+const MAX_GRANT_BYTES: u64 = 1 << 20;
+
+/// A stick, for one node. Holds a descriptor on what is mounted: it can be unmounted once this is dropped.
 #[derive(Debug)]
 pub struct MediaSource {
-    artifacts: FolderFetch,
     node: NodeId,
+    folder: Folder,
+    director: Timely,
+    artifacts: Timely,
 }
 
 impl MediaSource {
     /// Takes up the stick that is mounted at `root`, for `node`.
     pub fn open(root: &Path, node: &NodeId) -> io::Result<Self> {
-        Ok(Self { artifacts: FolderFetch::new(root), node: node.clone() })
+        Ok(Self::new(Folder::open(root)?, node.clone()))
+    }
+
+    /// The same, of a folder that is open.
+    pub fn new(folder: Folder, node: NodeId) -> Self {
+        let within = |prefix: &str| Timely(FolderFetch::within(folder.clone(), prefix));
+        Self { director: within(&format!("{DIRECTOR}/{node}")), artifacts: within(ARTIFACTS), node, folder }
     }
 
     /// Whose bundle is read.
     pub fn node(&self) -> &NodeId {
         &self.node
+    }
+
+    /// Whether it still is a stick of Cairn's: what says so can be read.
+    pub async fn is_there(&self) -> bool {
+        let first = |folder: &Folder| match folder.file(RECEIPT)? {
+            Some(mut file) => file.read(&mut [0]),
+            None => Ok(0),
+        };
+        matches!(self.blocking(RECEIPT, first).await, Ok(1))
+    }
+
+    /// What makes this node a member, where the stick brings that.
+    pub async fn grant(&self) -> Result<Option<EnrollGrant>, SourceError> {
+        let path = grant_path(&self.node);
+        let read = {
+            let path = path.clone();
+            move |folder: &Folder| folder.read(&path, MAX_GRANT_BYTES)
+        };
+        let Some(bytes) = self.blocking(&path, read).await? else { return Ok(None) };
+        let damaged = |cause: String| SourceError::Damaged { what: path.clone(), cause };
+        let grant: EnrollGrant = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        if grant.schema != enroll::SCHEMA {
+            return Err(damaged(format!("schema {} is not known", grant.schema)));
+        }
+        Ok(Some(grant))
+    }
+
+    /// The first root of the artifacts repository that the stick carries: to tell the fleet that it is of. Not trusted.
+    pub async fn artifacts_root(&self) -> Option<Vec<u8>> {
+        let path = format!("{ARTIFACTS}/1.root.json");
+        let read = {
+            let path = path.clone();
+            move |folder: &Folder| folder.read(&path, MAX_GRANT_BYTES)
+        };
+        self.blocking(&path, read).await.ok().flatten()
+    }
+
+    /// Whether `release` can be written from this stick alone: all its chunks are there, or a patch is.
+    pub async fn brings(&self, release: &Release) -> bool {
+        let wanted: Vec<Vec<(Digest, u64)>> =
+            std::iter::once(vec![&release.chunks.index, &release.chunks.pack])
+                .chain(release.patches.iter().map(|patch| vec![&patch.blob]))
+                .map(|way| way.into_iter().map(|payload| (payload.digest.clone(), payload.size)).collect())
+                .collect();
+        let look = move |folder: &Folder| {
+            let holds =
+                |(digest, size): &(Digest, u64)| size_of(folder, digest).ok().flatten() == Some(*size);
+            Ok(wanted.iter().any(|way| way.iter().all(holds)))
+        };
+        self.blocking("the OS release", look).await.unwrap_or(false)
+    }
+
+    /// Runs `work` where blocking is allowed, and not for ever.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Folder) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let folder = self.folder.clone();
+        in_time(move || work(&folder)).await.map_err(|e| told(what, e))
+    }
+
+    async fn small(&self, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError> {
+        let path = blob_path(digest);
+        let read = {
+            let path = path.clone();
+            move |folder: &Folder| folder.read(&path, max_bytes)
+        };
+        let Some(bytes) = self.blocking(&path, read).await? else {
+            return Err(SourceError::Absent { digest: digest.clone() });
+        };
+        if Digest::of(&bytes) != *digest {
+            return Err(SourceError::Corrupt { digest: digest.clone() });
+        }
+        Ok(bytes.into())
+    }
+}
+
+/// A blocking read that is given up after its time; its thread ends when the kernel lets it.
+async fn in_time<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    match timeout(PIECE_TIMEOUT, spawn_blocking(work)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(fault)) => Err(io::Error::other(fault)),
+        Err(_) => Err(io::Error::new(ErrorKind::TimedOut, "it does not answer")),
+    }
+}
+
+fn told(what: &str, error: io::Error) -> SourceError {
+    match error.kind() {
+        ErrorKind::InvalidData => FetchError::NotAFile { path: what.to_owned(), source: error }.into(),
+        ErrorKind::FileTooLarge => {
+            SourceError::Damaged { what: what.to_owned(), cause: "it is larger than it may be".to_owned() }
+        }
+        _ => SourceError::Media { what: what.to_owned(), cause: error.to_string() },
+    }
+}
+
+/// Metadata, each file within its time.
+#[derive(Debug)]
+struct Timely(FolderFetch);
+
+#[async_trait]
+impl Fetch for Timely {
+    async fn fetch(&self, path: &str, max_len: u64) -> Result<Option<Bytes>, FetchError> {
+        timeout(PIECE_TIMEOUT, self.0.fetch(path, max_len)).await.unwrap_or_else(|_| {
+            let source = io::Error::new(ErrorKind::TimedOut, "the stick does not answer");
+            Err(FetchError::Transport { path: path.to_owned(), source: Box::new(source) })
+        })
+    }
+}
+
+/// How many bytes the blob has, in one file or in parts; `None` where it is not there.
+fn size_of(folder: &Folder, digest: &Digest) -> io::Result<Option<u64>> {
+    if let Some(size) = folder.len(&blob_path(digest))? {
+        return Ok(Some(size));
+    }
+    let mut whole = None;
+    for part in 0..MAX_PARTS {
+        let Some(size) = folder.len(&part_path(digest, part))? else { break };
+        whole = Some(whole.unwrap_or(0) + size);
+        // Only the last one may be short: what came after a hole would be at the wrong place.
+        if size != PART_BYTES {
+            break;
+        }
+    }
+    Ok(whole)
+}
+
+/// A blob as it is read.
+struct Reading {
+    folder: Folder,
+    digest: Digest,
+    file: File,
+    /// The part that is open; `None` where all is in one file.
+    part: Option<u64>,
+    /// How much of the open file counts.
+    left: u64,
+}
+
+impl Reading {
+    /// Begins at `offset`; `None` where the blob is not there.
+    fn open(folder: &Folder, digest: &Digest, offset: u64) -> io::Result<Option<Self>> {
+        let reading =
+            |file, part, left| Self { folder: folder.clone(), digest: digest.clone(), file, part, left };
+        if let Some(mut file) = folder.file(&blob_path(digest))? {
+            file.seek(SeekFrom::Start(offset))?;
+            return Ok(Some(reading(file, None, u64::MAX)));
+        }
+        let (part, within) = (offset / PART_BYTES, offset % PART_BYTES);
+        if part >= MAX_PARTS {
+            return Ok(None);
+        }
+        let Some(mut file) = folder.file(&part_path(digest, part))? else { return Ok(None) };
+        file.seek(SeekFrom::Start(within))?;
+        Ok(Some(reading(file, Some(part), PART_BYTES - within)))
+    }
+
+    /// The next piece; none at the end.
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(PIECE_BYTES);
+            let mut piece = vec![0; most];
+            let n = match self.file.read(&mut piece) {
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            if n > 0 {
+                piece.truncate(n);
+                self.left -= n as u64;
+                return Ok(Some(piece.into()));
+            }
+            let Some(part) = self.part.filter(|part| self.left == 0 && part + 1 < MAX_PARTS) else {
+                return Ok(None);
+            };
+            let Some(file) = self.folder.file(&part_path(&self.digest, part + 1))? else { return Ok(None) };
+            (self.file, self.part, self.left) = (file, Some(part + 1), PART_BYTES);
+        }
+    }
+}
+
+#[async_trait]
+impl Source for MediaSource {
+    fn director(&self) -> &dyn Fetch {
+        &self.director
+    }
+
+    fn artifacts(&self) -> &dyn Fetch {
+        &self.artifacts
+    }
+
+    /// Whether each is there with the size that is signed: nothing is copied from a stick that lacks a part.
+    async fn announce(&self, missing: &[Missing]) -> Result<(), SourceError> {
+        let digests: Vec<_> = missing.iter().map(|m| m.blob.digest.clone()).collect();
+        let look = move |folder: &Folder| digests.iter().map(|digest| size_of(folder, digest)).collect();
+        let sizes: Vec<Option<u64>> = self.blocking("the blobs", look).await?;
+        for (Missing { blob, .. }, size) in missing.iter().zip(sizes) {
+            let Some(size) = size else { return Err(SourceError::Absent { digest: blob.digest.clone() }) };
+            if size != blob.size {
+                let cause = format!("it has {size} bytes, {} are signed", blob.size);
+                return Err(SourceError::Damaged { what: blob.digest.to_string(), cause });
+            }
+        }
+        Ok(())
+    }
+
+    async fn manifest(&self, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError> {
+        self.small(digest, max_bytes).await
+    }
+
+    async fn document(&self, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError> {
+        self.small(digest, max_bytes).await
+    }
+
+    async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, SourceError> {
+        let opening = digest.clone();
+        let open = move |folder: &Folder| Reading::open(folder, &opening, offset);
+        let path = blob_path(digest);
+        let Some(reading) = self.blocking(&path, open).await? else {
+            return Err(SourceError::Absent { digest: digest.clone() });
+        };
+        let bytes = stream::unfold(Some(reading), move |reading| {
+            let path = path.clone();
+            async move {
+                let mut reading = reading?;
+                let read = in_time(move || reading.next().map(|piece| (piece, reading))).await;
+                match read {
+                    Ok((piece, reading)) => Some((Ok(piece?), Some(reading))),
+                    Err(e) => Some((Err(told(&path, e)), None)),
+                }
+            }
+        });
+        Ok(BlobStream { offset, bytes: bytes.boxed() })
+    }
+
+    async fn range(&self, digest: &Digest, offset: u64, length: u64) -> Result<BlobStream, SourceError> {
+        let bytes = self.blob(digest, offset).await?.cut(offset, length);
+        Ok(BlobStream { offset, bytes })
     }
 }

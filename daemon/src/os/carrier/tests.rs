@@ -66,11 +66,23 @@ async fn serve_blob(State(shop): State<Shop>, headers: HeaderMap) -> Response {
     (status, [(header::CONTENT_RANGE, content_range)], Body::from_stream(pieces)).into_response()
 }
 
+type Held = (watch::Sender<Option<Arc<MediaSource>>>, watch::Sender<Option<HubClient>>);
+
+fn sources(stick: Option<Arc<MediaSource>>, hub: Option<HubClient>) -> (Held, Sources) {
+    let (stick, stick_out) = watch::channel(stick);
+    let (hub, hub_out) = watch::channel(hub);
+    ((stick, hub), Sources { stick: stick_out, hub: hub_out, tired: None })
+}
+
+fn only_hub(client: HubClient) -> (Held, Sources) {
+    sources(None, Some(client))
+}
+
 /// Reads a range on a thread of its own, as the updater does.
 async fn read(router: Router, blob: Payload, offset: u64, length: u64) -> io::Result<Vec<u8>> {
     let client = hub(router).await.client();
-    let (_sender, receiver) = watch::channel(Some(client));
-    let (mut carrier, serving) = build(receiver, QUICK, Arc::default());
+    let (_sender, sources) = only_hub(client);
+    let (mut carrier, serving) = build(sources, QUICK, Arc::default());
     tokio::spawn(serving);
     tokio::task::spawn_blocking(move || {
         let mut bytes = Vec::new();
@@ -126,10 +138,10 @@ async fn a_hub_that_restarts_is_asked_again() {
 #[tokio::test]
 async fn a_read_that_waits_ends_when_it_is_stopped() {
     let client =
-        hub(Router::new().route("/v2/_/blobs/{d}", get(std::future::pending::<String>))).await.client();
-    let (_sender, receiver) = watch::channel(Some(client));
+        hub(Router::new().route("/v2/_/blobs/{d}", get(pending::<String>))).await.client();
+    let (_sender, sources) = only_hub(client);
     let stop = Arc::new(AtomicBool::new(false));
-    let (mut carrier, serving) = build(receiver, QUICK, stop.clone());
+    let (mut carrier, serving) = build(sources, QUICK, stop.clone());
     tokio::spawn(serving);
     let blob = Shop::new(10).payload();
     let reading = tokio::task::spawn_blocking(move || {

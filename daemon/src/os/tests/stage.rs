@@ -285,6 +285,7 @@ impl Stage {
             hub: Some("https://hub".to_owned()),
         });
         let (hub, hub_out) = watch::channel(Some(self.client.clone()));
+        let (stick, stick_out) = watch::channel(None);
         let (bell, restarts) = watch::channel(0);
         let config = Config {
             root: self.dir.path().to_owned(),
@@ -296,6 +297,7 @@ impl Stage {
             work: work_out,
             link: link_out,
             hub: hub_out,
+            stick: stick_out,
             restart: Arc::new(Bell(bell)),
             reporter,
         };
@@ -319,7 +321,7 @@ impl Stage {
         let (_, reporting) = report::build(report, ledger.clone(), stop.clone());
         let reporting = tokio::spawn(reporting);
         let held: Vec<Box<dyn std::any::Any + Send>> =
-            vec![Box::new(status), Box::new(seconds), Box::new(no_hub), Box::new(hub)];
+            vec![Box::new(status), Box::new(seconds), Box::new(no_hub), Box::new(hub), Box::new(stick)];
         Daemon {
             os,
             desired,

@@ -1,0 +1,135 @@
+//! Why nothing is taken from a stick, in words for whoever plugged it in: cause and cure. Pure.
+
+use std::{error::Error, iter};
+
+use cairn_model::{NodeId, error::chain};
+use cairn_trust::{
+    attack::Attack, client::ClientError, fetch::FetchError, node::UpdateError, uptane::Refusal,
+};
+
+use crate::{blobs::BlobError, ledger::LedgerError, pull::PullError, source::SourceError};
+
+/// The name for a stick of another fleet, beside those of [`Attack`].
+pub(super) const WRONG_FLEET: &str = "wrong-fleet";
+
+/// What else the words depend on.
+#[derive(Debug)]
+pub(super) struct Circumstances<'a> {
+    /// This node.
+    pub(super) node: &'a NodeId,
+    /// The generation that runs; 0 for none.
+    pub(super) applied: u64,
+    /// The stick still can be read.
+    pub(super) is_there: bool,
+    /// The stick carries another fleet's first root.
+    pub(super) other_fleet: bool,
+}
+
+/// Why nothing was taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// What it may be.
+    pub(super) attack: Option<String>,
+    /// Cause and cure.
+    pub(super) text: String,
+    /// It could not be read to the end, which says nothing about what is on it.
+    pub(super) broken: bool,
+}
+
+/// Finds the words.
+pub(super) fn refused(error: &PullError, seen: &Circumstances<'_>) -> Refused {
+    if !seen.is_there || is_unreadable(error) {
+        // Only what the system said: what is above it speaks of hubs and networks.
+        let why = iter::successors(Some(error as &dyn Error), |&error| error.source()).last();
+        let why = why.map_or_else(String::new, ToString::to_string);
+        let text = format!(
+            "the stick cannot be read to its end ({why}); plug it in again, and it goes on where it stopped. If it fails \
+             again, export to another one"
+        );
+        return Refused { attack: None, text, broken: true };
+    }
+    let why = chain(error);
+    let (attack, text) = if seen.other_fleet {
+        let text = format!(
+            "the stick is of another fleet ({why}); use one that the hub has written that this node belongs to, compare \
+             with `cairn trust roots`"
+        );
+        (Some(WRONG_FLEET.to_owned()), text)
+    } else {
+        (error.attack(), of_this_fleet(error, why, seen))
+    };
+    Refused { attack, text, broken: false }
+}
+
+fn of_this_fleet(error: &PullError, why: String, seen: &Circumstances<'_>) -> String {
+    let attack = match error {
+        PullError::Verify(e) => e.attack(),
+        _ => None,
+    };
+    match (error, attack) {
+        (PullError::Verify(UpdateError::Director(ClientError::Absent { path })), _)
+            if path == "timestamp.json" =>
+        {
+            format!(
+                "the stick has nothing for this node, {}; write it again with `cairn usb export --node {}`",
+                seen.node, seen.node
+            )
+        }
+        (PullError::Verify(UpdateError::Director(ClientError::WrongNode { .. })), _)
+        | (PullError::Verify(UpdateError::Refused(Refusal::WrongNode { .. })), _) => {
+            format!("the stick has another node's bundle in the place of this node's ({why}); write it again")
+        }
+        (PullError::Ledger(LedgerError::Older { .. }), _) | (_, Some(Attack::Rollback)) => format!(
+            "the stick is older than what this node has taken already (generation {}): {why}. Write it again, and throw away \
+             what older ones there are",
+            seen.applied
+        ),
+        // Since when, and by which clock, the words say themselves.
+        (_, Some(Attack::Freeze)) => format!(
+            "what is on the stick has expired: {why}. How long a node's sticks hold is set with `cairn node freshness`"
+        ),
+        (_, Some(Attack::Forgery | Attack::WrongRepository)) => format!(
+            "the stick is not signed by this node's fleet, or was changed ({why}); use one that the hub has written that this \
+             node belongs to"
+        ),
+        (PullError::Verify(UpdateError::Director(ClientError::Absent { path })), _)
+        | (PullError::Verify(UpdateError::Artifacts(ClientError::Absent { path })), _) => {
+            format!(
+                "the stick is not complete, {path} is missing; write it again, and let it end before you pull it"
+            )
+        }
+        (PullError::Source(e) | PullError::Blob(BlobError::Source(e)), _) => of_content(e, &why),
+        (PullError::Blob(BlobError::Size { .. }), _) => {
+            format!("the stick was changed or is damaged ({why}); write it again, or another one")
+        }
+        (PullError::Verify(_), Some(_)) => {
+            format!("the stick was changed or is damaged ({why}); write it again, or another one")
+        }
+        // The node's own disk, or what was signed makes no sense: the words say so themselves.
+        (PullError::Verify(_) | PullError::Blob(_) | PullError::Ledger(_), _)
+        | (PullError::Assemble(_) | PullError::Unsigned { .. } | PullError::Endless { .. }, _) => {
+            format!("the stick's bundle is not taken: {why}")
+        }
+    }
+}
+
+fn of_content(error: &SourceError, why: &str) -> String {
+    match error {
+        SourceError::Absent { .. } => format!("the stick is not complete: {why}"),
+        _ => format!("the stick was changed or is damaged ({why}); write it again, or another one"),
+    }
+}
+
+fn is_unreadable(error: &PullError) -> bool {
+    match error {
+        PullError::Verify(e) => e.is_transport(),
+        PullError::Source(e) | PullError::Blob(BlobError::Source(e)) => {
+            matches!(e, SourceError::Media { .. } | SourceError::Fetch(FetchError::Transport { .. }))
+        }
+        PullError::Blob(_)
+        | PullError::Assemble(_)
+        | PullError::Unsigned { .. }
+        | PullError::Endless { .. }
+        | PullError::Ledger(_) => false,
+    }
+}
