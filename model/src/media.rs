@@ -188,6 +188,9 @@ pub struct MediaFiles {
     pub files: BTreeMap<String, String>,
     /// When the first of the signatures ends, RFC 3339.
     pub expires: String,
+    /// Why it holds for less long than the nodes' freshness allows, in words with a cure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 /// Most reports of one `POST /usb/import`; more are sent in turns, each node's by rising sequence.
