@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     ComposeRefused,
     /// An OS that some node cannot have, or that none was named for.
     OsRefused,
+    /// A time for metadata to hold that no node can have, or that was not accepted as it has to be.
+    FreshnessRefused,
     /// An image that the hub does not have.
     ImageUnknown,
     /// A report after one that is missing.
@@ -80,6 +82,7 @@ impl Kind {
             Self::NodeRemoved => (StatusCode::FORBIDDEN, "node-removed"),
             Self::ComposeRefused => (StatusCode::UNPROCESSABLE_ENTITY, "compose-refused"),
             Self::OsRefused => (StatusCode::UNPROCESSABLE_ENTITY, "os-refused"),
+            Self::FreshnessRefused => (StatusCode::UNPROCESSABLE_ENTITY, "freshness-refused"),
             Self::ImageUnknown => (StatusCode::UNPROCESSABLE_ENTITY, "image-unknown"),
             Self::ReportGap => (StatusCode::CONFLICT, "report-gap"),
             Self::EnvelopeRefused => (StatusCode::FORBIDDEN, "envelope-refused"),
@@ -112,6 +115,11 @@ impl Error {
     /// An error that the client may read in full.
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), problems: Vec::new(), source: None }
+    }
+
+    /// Whether it is the hub's own fault, or its machine's: what was asked may be right.
+    pub(crate) fn is_own_fault(&self) -> bool {
+        self.kind.client().0.is_server_error()
     }
 
     /// Says that `what` does not exist, and where to look.

@@ -9,10 +9,13 @@ use axum::{
     middleware::{from_fn, from_fn_with_state},
     routing::{any, get as read, post as write},
 };
-use cairn_model::api::{
-    AccessToken, AppStatus, AppSummary, Artifact, AuditRow, CreatedAccessToken, CreatedToken, Deploy,
-    LabelChange, LogsRequest, LogsResult, LogsStarted, NewAccessToken, NewToken, Node, NodeEvent, OsNode,
-    OsNodes, OsRelease, OsSet, Role, Token,
+use cairn_model::{
+    api::{
+        AccessToken, AppStatus, AppSummary, Artifact, AuditRow, CreatedAccessToken, CreatedToken, Deploy,
+        LabelChange, LogsRequest, LogsResult, LogsStarted, NewAccessToken, NewToken, Node, NodeEvent, OsNode,
+        OsNodes, OsRelease, OsSet, Role, Token,
+    },
+    media::{self, FreshnessSet, MediaFiles, MediaImport, MediaImported, MediaNodes, MediaPlan},
 };
 use serde_json::Value;
 
@@ -31,6 +34,7 @@ mod route;
 mod status;
 mod tokens;
 mod tuf;
+mod usb;
 
 pub(crate) use openapi::openapi;
 use route::{Route, delete, get, patch, post, put};
@@ -55,6 +59,9 @@ fn operator_routes() -> Vec<Route> {
             .takes::<LabelChange>()
             .answers::<Node>(),
         delete("/nodes/{node}", Operator, "Take a node out", nodes::remove),
+        post("/nodes/freshness", Operator, "How long metadata for nodes holds", nodes::freshness)
+            .takes::<FreshnessSet>()
+            .answers::<Vec<Node>>(),
         get("/nodes/{node}/events", Viewer, "A node's newest events", nodes::events)
             .answers::<Vec<NodeEvent>>(),
         get("/tokens", Operator, "Enrolment tokens", tokens::list).answers::<Vec<Token>>(),
@@ -100,6 +107,17 @@ fn operator_routes() -> Vec<Route> {
         post("/os/apply", Operator, "Restart nodes into their new OS", os::apply)
             .takes::<OsNodes>()
             .answers::<Vec<OsNode>>(),
+        get("/trust/roots", Viewer, "The first roots, which nodes pin", usb::roots).answers::<Value>(),
+        post("/usb/plan", Operator, "What a stick for nodes needs", usb::plan)
+            .takes::<OsNodes>()
+            .answers::<MediaPlan>(),
+        post("/usb/metadata", Operator, "Sign what a stick for nodes needs", usb::metadata)
+            .takes::<MediaNodes>()
+            .answers::<MediaFiles>(),
+        post("/usb/import", Operator, "Take in what nodes put on a stick", usb::import)
+            .takes::<MediaImport>()
+            .body_limit(media::MAX_IMPORT_BYTES)
+            .answers::<MediaImported>(),
         get("/audit", Viewer, "The newest changes", artifacts::audit)
             .query("limit")
             .answers::<Vec<AuditRow>>(),

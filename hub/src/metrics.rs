@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     by_class: [AtomicU64; 6],
     microseconds: AtomicU64,
     reports: AtomicU64,
+    stick_reports: AtomicU64,
+    exports: AtomicU64,
     connections: AtomicU64,
     // Held while the text is made: it reads the whole fleet, for anybody who asks.
     scraping: tokio::sync::Mutex<()>,
@@ -42,6 +44,16 @@ impl Metrics {
     /// Counts stored reports.
     pub(crate) fn count_reports(&self, count: u64) {
         self.reports.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Counts those of them that came by stick.
+    pub(crate) fn count_stick_reports(&self, count: u64) {
+        self.stick_reports.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Counts nodes whose metadata was signed for a stick.
+    pub(crate) fn count_exports(&self, count: u64) {
+        self.exports.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Counts a connection.
@@ -156,6 +168,16 @@ impl Hub {
         text.single("cairn_hub_request_seconds_total", "counter", "Time spent until answers began.", seconds);
         let reports = metrics.reports.load(Ordering::Relaxed);
         text.single("cairn_hub_reports_total", "counter", "Reports stored.", reports);
+        let by_stick = metrics.stick_reports.load(Ordering::Relaxed);
+        text.single(
+            "cairn_hub_usb_reports_total",
+            "counter",
+            "Of these, those that came by stick.",
+            by_stick,
+        );
+        let exports = metrics.exports.load(Ordering::Relaxed);
+        let help = "Nodes' metadata signed for a stick.";
+        text.single("cairn_hub_usb_exports_total", "counter", help, exports);
         let connections = metrics.connections.load(Ordering::Relaxed);
         text.single("cairn_hub_connections_total", "counter", "Connections accepted.", connections);
         Ok(text.0)

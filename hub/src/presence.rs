@@ -1,4 +1,4 @@
-//! When nodes were last heard of: kept in memory, written down now and then, so that a poll costs no disk write.
+//! When nodes last asked by themselves: kept in memory, written down now and then, so that a poll costs no disk write.
 
 use std::{
     collections::HashMap,

@@ -29,7 +29,7 @@ mod sweep;
 mod upload;
 
 pub(crate) use manifest::{Descriptor, Manifest};
-pub(crate) use name::{Reference, is_repository};
+pub(crate) use name::{ANY_REPOSITORY, Reference, is_repository};
 pub(crate) use upload::{UploadStatus, Uploads};
 
 /// Why the registry did not do what it was asked.

@@ -11,6 +11,7 @@ use crate::{
 
 pub(crate) mod apps;
 pub(crate) mod artifacts;
+mod choice;
 pub(crate) mod enroll;
 pub(crate) mod identity;
 pub(crate) mod logs;
@@ -18,6 +19,7 @@ pub(crate) mod nodes;
 pub(crate) mod os;
 pub(crate) mod reports;
 pub(crate) mod tokens;
+pub(crate) mod usb;
 
 /// Everything that a request may need.
 pub(crate) struct Hub {
@@ -49,6 +51,15 @@ pub(crate) struct Operator {
     pub(crate) role: Role,
     /// The client's address.
     pub(crate) origin: String,
+}
+
+/// The way on which something of a node came to the hub.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Carrier<'a> {
+    /// The node sent it itself, from this address.
+    Network(&'a str),
+    /// This operator brought it.
+    Stick(&'a Operator),
 }
 
 /// Who asks for metadata or content.

@@ -9,8 +9,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use cairn_model::{Digest, NodeId, error::chain};
-use cairn_trust::sign::{Artifacts, Director, HubKeys, Lifetimes, SignError, TargetEntry};
+use cairn_model::{Digest, NodeId, error::chain, media::Freshness};
+use cairn_trust::sign::{Artifacts, Director, Exported, HubKeys, Lifetimes, SignError, TargetEntry};
 use jiff::Timestamp;
 
 /// Why something could not be signed or served.
@@ -182,6 +182,25 @@ impl Signer {
             Ok(())
         })
         .await
+    }
+
+    /// A node's director files, signed for the way by stick: with what the hub has of its reports, and to hold as long as
+    /// `freshness` says.
+    pub(crate) async fn export_director(
+        &self,
+        node: NodeId,
+        acknowledged: u64,
+        freshness: Freshness,
+    ) -> Result<Exported> {
+        self.run(move |inner, now| {
+            Ok(inner.director.export(&inner.keys, &node, acknowledged, freshness, now)?)
+        })
+        .await
+    }
+
+    /// The files of the artifacts repository, signed for the way by stick.
+    pub(crate) async fn export_artifacts(&self, freshness: Freshness) -> Result<Exported> {
+        self.run(move |inner, now| Ok(inner.artifacts.export(&inner.keys, freshness, now)?)).await
     }
 
     /// A file of a node's director repository.

@@ -20,10 +20,10 @@ mod reports;
 mod tokens;
 
 pub(crate) use apps::{AppRow, AppVersion, PlacedReplica};
-pub(crate) use artifacts::ManifestRow;
+pub(crate) use artifacts::{BlobRow, ManifestRow};
 pub(crate) use audit::Change;
 pub(crate) use commands::NewCommand;
-pub(crate) use nodes::{DesiredRow, NodeRow, NodeState};
+pub(crate) use nodes::{DesiredRow, NodeRow, NodeState, Way};
 pub(crate) use os::{OsRow, ReleaseRow};
 pub(crate) use tokens::{AccessTokenRow, EnrollTokenRow};
 
@@ -130,3 +130,6 @@ fn corrupt(what: &'static str, text: &str) -> StoreError {
 fn to_json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

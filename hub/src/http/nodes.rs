@@ -5,7 +5,10 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
 };
-use cairn_model::api::{LabelChange, Node, NodeEvent};
+use cairn_model::{
+    api::{LabelChange, Node, NodeEvent},
+    media::FreshnessSet,
+};
 use serde::Deserialize;
 
 use super::{
@@ -49,6 +52,14 @@ pub(super) async fn label(
     Body(change): Body<LabelChange>,
 ) -> Result<Json<Node>> {
     Ok(Json(hub.label_node(&who, &node, change).await?))
+}
+
+pub(super) async fn freshness(
+    State(hub): State<SharedHub>,
+    By(who): By,
+    Body(set): Body<FreshnessSet>,
+) -> Result<Json<Vec<Node>>> {
+    Ok(Json(hub.set_freshness(&who, &set).await?))
 }
 
 pub(super) async fn remove(

@@ -12,7 +12,7 @@ use cairn_model::{Digest, api::Role, oci};
 
 use super::auth;
 use crate::{
-    registry::{Reference, RegistryError, is_repository},
+    registry::{ANY_REPOSITORY, Reference, RegistryError, is_repository},
     service::{Caller, Operator, SharedHub},
 };
 
@@ -25,9 +25,6 @@ use fault::Fault;
 
 type Result<T> = std::result::Result<T, Fault>;
 type QueryMap = HashMap<String, String>;
-
-/// The name under which nodes get everything that is signed, whatever its repository.
-const ANY_REPOSITORY: &str = "_";
 
 /// A manifest of the largest size over a slow line.
 const MANIFEST_TIME: Duration = Duration::from_secs(120);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use cairn_model::{
     Facts, NodeId, Release,
+    media::Freshness,
     release::{Chunks, DataLayout, Payload, Verity},
     report::{NodeStatus, Slot},
 };
@@ -60,6 +61,8 @@ fn node(os: Option<OsStatus>) -> NodeRow {
         facts: Facts { arch: "amd64".to_owned(), ..Facts::default() },
         enrolled_at: 0,
         last_seen: None,
+        heard_by: None,
+        freshness: Freshness::default(),
         acknowledged: 0,
         status: Some(NodeStatus { generation: 0, workloads: vec![], problems: vec![], os }),
         generation: 0,

@@ -7,6 +7,9 @@ use cairn_model::Digest;
 /// Longest repository name in bytes: what clients and other registries agree on.
 const MAX_REPOSITORY: usize = 255;
 
+/// The name under which content is asked for by its digest, whatever its repository.
+pub(crate) const ANY_REPOSITORY: &str = "_";
+
 /// What a manifest is asked for by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reference {

@@ -6,25 +6,38 @@ use cairn_model::{
     NodeId,
     enroll::{EnrollGrant, EnrollRequest, EnrollState},
     error::chain,
+    media::Freshness,
 };
 use cairn_trust::{envelope, keys::PublicKey};
 use serde_json::{json, value::RawValue};
 
-use super::Hub;
+use super::{Carrier, Hub};
 use crate::{
     clock,
     error::{Error, Kind, Result},
     secret,
-    store::{Change, EnrollTokenRow, NodeRow, NodeState, Tx},
+    store::{Change, EnrollTokenRow, NodeRow, NodeState, Tx, Way},
 };
 
 /// The only `schema` of enrolment messages.
 const SCHEMA: u32 = 1;
 
 impl Hub {
-    /// Takes an enrolment request, a compact JWS. A key that is a member or waits already is told so again, whatever
-    /// became of its token.
+    /// Takes an enrolment request that a node sent, a compact JWS. A key that is a member or waits already is told so
+    /// again, whatever became of its token.
     pub(crate) async fn enroll(&self, jws: &str, from: &str) -> Result<EnrollGrant> {
+        let (row, is_new) = self.admit(jws, Carrier::Network(from)).await?;
+        if is_new {
+            self.presence.seen(&row.id, clock::now_ms());
+            if row.state == NodeState::Approved {
+                self.fleet.converge().await?;
+            }
+        }
+        self.grant(&row).await
+    }
+
+    /// Writes down the node of an enrolment request, and says whether it is new. The caller lets the fleet converge.
+    pub(super) async fn admit(&self, jws: &str, carrier: Carrier<'_>) -> Result<(NodeRow, bool)> {
         let (request, key) = envelope::verify_enroll(jws).map_err(|e| {
             Error::new(Kind::EnvelopeRefused, format!("the enrolment request is refused: {}", chain(&e)))
         })?;
@@ -36,31 +49,38 @@ impl Hub {
         let id = key.node_id();
         let mut tx = self.store.begin().await?;
         if let Some(known) = tx.node(&id).await?.filter(|row| row.state != NodeState::Removed) {
-            drop(tx);
-            return self.grant(&known).await;
+            return Ok((known, false));
         }
         let now = clock::now_ms();
-        let token = usable_token(&mut tx, &request.token, now).await?;
-        let row = new_row(id, &request, &key, &token, now);
+        let token = match carrier {
+            // Whoever holds a stick has no more rights by it: such a node waits for an operator.
+            Carrier::Stick(_) if request.token.is_empty() => None,
+            Carrier::Stick(_) | Carrier::Network(_) => {
+                Some(usable_token(&mut tx, &request.token, now).await?)
+            }
+        };
+        let row = new_row(id, &request, &key, token.as_ref(), carrier, now);
         tx.enroll_node(&row).await?;
-        tx.count_enroll_token_use(&token.id).await?;
-        let after = json!({"state": row.state.as_str(), "labels": row.labels, "token": token.id});
-        let change = Change {
-            actor: row.id.as_str(),
-            origin: from,
-            action: "node.enroll",
-            subject: row.id.as_str(),
-            before: None,
-            after: Some(after),
+        if let Some(token) = &token {
+            tx.count_enroll_token_use(&token.id).await?;
+        }
+        let token = token.map(|token| token.id);
+        let mut after = json!({"state": row.state.as_str(), "labels": row.labels, "token": token});
+        let subject = row.id.as_str();
+        let change = match carrier {
+            Carrier::Network(origin) => {
+                let (actor, action) = (subject, "node.enroll");
+                Change { actor, origin, action, subject, before: None, after: Some(after) }
+            }
+            Carrier::Stick(by) => {
+                after["carrier"] = json!("stick");
+                by.change("node.enroll", subject, None, Some(after))
+            }
         };
         tx.audit(now, change).await?;
         tx.commit().await?;
-        self.presence.seen(&row.id, now);
         tracing::info!(node = %row.id, state = row.state.as_str(), host = %row.facts.hostname, "node enrolled");
-        if row.state == NodeState::Approved {
-            self.fleet.converge().await?;
-        }
-        self.grant(&row).await
+        Ok((row, true))
     }
 
     /// Where a node stands, with what it must pin once it is a member.
@@ -81,7 +101,8 @@ impl Hub {
     }
 }
 
-fn raw_json(bytes: Vec<u8>) -> Result<Box<RawValue>> {
+/// A root as it was signed, for a JSON document.
+pub(super) fn raw_json(bytes: Vec<u8>) -> Result<Box<RawValue>> {
     let text = String::from_utf8(bytes).map_err(|e| Error::internal("the hub could not read its root", e))?;
     RawValue::from_string(text).map_err(|e| Error::internal("the hub could not read its root", e))
 }
@@ -112,18 +133,26 @@ fn new_row(
     id: NodeId,
     request: &EnrollRequest,
     key: &PublicKey,
-    token: &EnrollTokenRow,
+    token: Option<&EnrollTokenRow>,
+    carrier: Carrier<'_>,
     now: i64,
 ) -> NodeRow {
-    let labels: BTreeMap<String, String> = token.labels.clone();
+    let labels: BTreeMap<String, String> = token.map(|token| token.labels.clone()).unwrap_or_default();
+    let (heard_by, freshness) = match carrier {
+        Carrier::Network(_) => (Way::Network, Freshness::default()),
+        Carrier::Stick(_) => (Way::Stick { reported_at: None }, Freshness::AIR_GAPPED),
+    };
+    let approved = token.is_some_and(|token| token.auto_approve);
     NodeRow {
         id,
         public_key: key.to_base64url(),
-        state: if token.auto_approve { NodeState::Approved } else { NodeState::Pending },
+        state: if approved { NodeState::Approved } else { NodeState::Pending },
         labels,
         facts: request.facts.clone(),
         enrolled_at: now,
         last_seen: Some(now),
+        heard_by: Some(heard_by),
+        freshness,
         acknowledged: 0,
         status: None,
         generation: 0,

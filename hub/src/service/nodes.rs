@@ -2,23 +2,31 @@
 
 use cairn_model::{
     Digest, NodeId,
-    api::{LabelChange, Node, NodeEvent},
+    api::{HeardBy, LabelChange, Node, NodeEvent},
     enroll::EnrollState,
+    media::{Freshness, FreshnessSet},
 };
 use cairn_trust::keys::PublicKey;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{Hub, Operator, identity, tokens};
+use super::{
+    Hub, Operator,
+    choice::{Among, about},
+    identity, tokens,
+};
 use crate::{
     clock,
     error::{Error, Kind, Result},
     selector::Selector,
-    store::{NodeRow, NodeState},
+    store::{NodeRow, NodeState, Way},
 };
 
 /// A node that was heard of within this time is online: two long polls and some patience.
 const ONLINE_MS: i64 = 120_000;
+
+/// Longest time for which metadata may hold, short of for ever, in days: what is signed for nodes holds no longer.
+const MAX_DAYS: u32 = 3650;
 
 /// Most events in one answer.
 const MAX_EVENTS: u32 = 200;
@@ -108,6 +116,32 @@ impl Hub {
         self.fleet.converge().await
     }
 
+    /// Sets how long metadata for some nodes holds, from the next that is signed for them on.
+    pub(crate) async fn set_freshness(&self, who: &Operator, set: &FreshnessSet) -> Result<Vec<Node>> {
+        check_freshness(set)?;
+        let nodes = self.chosen(&set.nodes, Among::All).await?;
+        let now = clock::now_ms();
+        let mut changed = Vec::new();
+        let mut tx = self.store.begin().await?;
+        for node in &nodes {
+            // Read again here: a removal since then is not undone.
+            let row = tx.node(&node.id).await?.filter(|row| row.state != NodeState::Removed);
+            let Some(row) = row else {
+                let text = about(node, "it was removed just now; nothing was changed, ask again without it");
+                return Err(Error::new(Kind::Conflict, text));
+            };
+            if row.freshness == set.freshness {
+                continue;
+            }
+            tx.set_node_freshness(&row.id, set.freshness).await?;
+            let (before, after) = (json!(row.freshness), json!(set.freshness));
+            tx.audit(now, who.change("node.freshness", row.id.as_str(), Some(before), Some(after))).await?;
+            changed.push(NodeRow { freshness: set.freshness, ..row });
+        }
+        tx.commit().await?;
+        changed.iter().map(|row| self.view(row)).collect()
+    }
+
     async fn find_node(&self, name: &str) -> Result<NodeRow> {
         if let Ok(id) = name.parse::<NodeId>() {
             let row = self.store.node(&id).await?.filter(|row| row.state != NodeState::Removed);
@@ -126,17 +160,34 @@ impl Hub {
         }
     }
 
-    fn last_seen(&self, row: &NodeRow) -> Option<i64> {
-        self.presence.last_seen(&row.id).max(row.last_seen)
+    /// When and on which way a node was last heard of.
+    fn last_heard(&self, row: &NodeRow) -> Option<(i64, HeardBy)> {
+        let by_itself = self.presence.last_seen(&row.id);
+        if let Some(at) = by_itself.filter(|at| row.last_seen.is_none_or(|written| *at >= written)) {
+            return Some((at, HeardBy::Network));
+        }
+        let at = row.last_seen?;
+        let way = match row.heard_by? {
+            Way::Network => HeardBy::Network,
+            // Of a node that has not reported yet, its enrolment is the newest; that has no time of the node's own.
+            Way::Stick { reported_at } => {
+                HeardBy::Stick { reported_at: clock::rfc3339(reported_at.unwrap_or(at)) }
+            }
+        };
+        Some((at, way))
     }
 
-    /// Whether a node was heard of lately.
+    /// Whether a node asked by itself lately: a stick says nothing of how it is now.
     pub(super) fn is_online(&self, row: &NodeRow) -> bool {
-        self.last_seen(row).is_some_and(|at| clock::now_ms() - at < ONLINE_MS)
+        let written = row.last_seen.filter(|_| row.heard_by == Some(Way::Network));
+        let seen = self.presence.last_seen(&row.id).max(written);
+        seen.is_some_and(|at| clock::now_ms() - at < ONLINE_MS)
     }
 
-    fn view(&self, row: &NodeRow) -> Result<Node> {
+    /// A node as operators see it.
+    pub(super) fn view(&self, row: &NodeRow) -> Result<Node> {
         let key = identity::public_key(row)?;
+        let (last_seen, heard_by) = self.last_heard(row).unzip();
         Ok(Node {
             id: row.id.clone(),
             state: match row.state {
@@ -147,14 +198,29 @@ impl Hub {
             labels: row.effective_labels(),
             facts: row.facts.clone(),
             enrolled_at: clock::rfc3339(row.enrolled_at),
-            last_seen: self.last_seen(row).map(clock::rfc3339),
+            last_seen: last_seen.map(clock::rfc3339),
             online: self.is_online(row),
-            heard_by: None,
-            freshness: Default::default(),
+            heard_by,
+            freshness: row.freshness,
             desired_generation: row.generation,
             status: row.status.clone(),
         })
     }
+}
+
+fn check_freshness(set: &FreshnessSet) -> Result<()> {
+    let text = match set.freshness {
+        Freshness::Unlimited if !set.accept_no_expiry => {
+            "nodes without an expiry take any stick that is newer than what they have, however old it is; give a number \
+             of days, or accept that by accept_no_expiry"
+                .to_owned()
+        }
+        Freshness::Days(days) if !(1..=MAX_DAYS).contains(&days) => {
+            format!("{days} days is not within 1 to {MAX_DAYS}; give another number")
+        }
+        Freshness::Connected | Freshness::Days(_) | Freshness::Unlimited => return Ok(()),
+    };
+    Err(Error::new(Kind::FreshnessRefused, text))
 }
 
 fn missing(name: &str) -> Error {

@@ -9,7 +9,11 @@ use cairn_model::{
 };
 use serde_json::json;
 
-use super::{Hub, Operator, logs::MAX_OPEN};
+use super::{
+    Hub, Operator,
+    choice::{Among, about, refuse},
+    logs::MAX_OPEN,
+};
 use crate::{
     clock,
     error::{Error, Kind, Result},
@@ -21,9 +25,6 @@ use crate::{
 
 /// A node that does not restart within this time need not any more: the operator who watches has gone.
 const APPLY_SECONDS: i64 = 3600;
-
-/// What is wrong with one node, or with one name of a node.
-type Problem = (Kind, String);
 
 impl Hub {
     /// Every release, newest version first.
@@ -87,7 +88,7 @@ impl Hub {
             let text = format!("release {}", set.release);
             return Err(Error::not_found(text, "see `cairn os ls`, or push it with `cairn os push`"));
         }
-        let nodes = self.members(&set.nodes).await?;
+        let nodes = self.chosen(&set.nodes, Among::Members).await?;
         let mut chosen = Vec::with_capacity(nodes.len());
         let mut problems = Vec::new();
         for node in &nodes {
@@ -151,7 +152,7 @@ impl Hub {
 
     /// Leaves the OS of some nodes to itself: what runs there stays.
     pub(crate) async fn unset_os(&self, who: &Operator, asked: &OsNodes) -> Result<Vec<OsNode>> {
-        let mut nodes = self.members(asked).await?;
+        let mut nodes = self.chosen(asked, Among::Members).await?;
         let now = clock::now_ms();
         let mut changed = Vec::new();
         let mut tx = self.store.begin().await?;
@@ -172,7 +173,7 @@ impl Hub {
     /// Tells some nodes to restart into the OS that they shall run, if it stands written there, whatever their policy.
     /// Members that only match and shall run nothing certain are passed over.
     pub(crate) async fn apply_os(&self, who: &Operator, asked: &OsNodes) -> Result<Vec<OsNode>> {
-        let mut nodes = self.members(asked).await?;
+        let mut nodes = self.chosen(asked, Among::Members).await?;
         let rows = self.store.os_rows().await?;
         let desired: BTreeMap<&NodeId, &DesiredOs> =
             rows.iter().map(|row| (&row.node, &row.desired)).collect();
@@ -212,84 +213,15 @@ impl Hub {
         self.fleet.converge().await?;
         self.os_view(nodes).await
     }
-
-    /// The members that `asked` means, by id; all of what is wrong with it at once.
-    async fn members(&self, asked: &OsNodes) -> Result<Vec<NodeRow>> {
-        if asked.nodes.is_empty() && asked.selector.is_none() {
-            let text =
-                "neither nodes nor a selector is given; name nodes, or select all by an empty selector";
-            return Err(Error::new(Kind::OsRefused, text));
-        }
-        let selector = asked.selector.as_deref().map(Selector::parse).transpose()?;
-        let rows = self.store.nodes().await?;
-        let mut members: BTreeMap<NodeId, NodeRow> = BTreeMap::new();
-        let mut problems = Vec::new();
-        for name in &asked.nodes {
-            match member(&rows, name) {
-                Ok(row) => {
-                    members.insert(row.id.clone(), row.clone());
-                }
-                Err(problem) => problems.push(problem),
-            }
-        }
-        refuse(problems)?;
-        if let Some(selector) = selector {
-            let selected = rows
-                .into_iter()
-                .filter(|row| row.state == NodeState::Approved && selector.matches(&row.effective_labels()));
-            members.extend(selected.map(|row| (row.id.clone(), row)));
-        }
-        if members.is_empty() {
-            let text = "no member of the fleet matches the selector; see `cairn node ls`";
-            return Err(Error::new(Kind::NotFound, text));
-        }
-        Ok(members.into_values().collect())
-    }
 }
 
+/// Whether `name` means `node`.
 fn is_named(node: &NodeRow, name: &str) -> bool {
     node.id.as_str() == name || node.facts.hostname == name
 }
 
-/// The member of that id, or of that host name where it is unique.
-fn member<'a>(rows: &'a [NodeRow], name: &str) -> std::result::Result<&'a NodeRow, Problem> {
-    let cut: String = name.chars().take(80).collect();
-    let by_id = rows.iter().find(|row| row.id.as_str() == name);
-    let by_name: Vec<&NodeRow> = rows.iter().filter(|row| row.facts.hostname == name).collect();
-    let row = match (by_id, by_name.as_slice()) {
-        (Some(row), _) => row,
-        (None, [row]) => *row,
-        (None, []) => {
-            return Err((Kind::NotFound, format!("node {cut:?} does not exist; see `cairn node ls`")));
-        }
-        (None, several) => {
-            let text = format!("{} nodes have the host name {cut:?}", several.len());
-            return Err((Kind::Conflict, format!("{text}; name one by its id (`cairn node ls`)")));
-        }
-    };
-    if row.state != NodeState::Approved {
-        let text = format!("it waits for approval; run `cairn node approve {}`", row.id);
-        return Err((Kind::OsRefused, about(row, &text)));
-    }
-    Ok(row)
-}
-
-fn about(node: &NodeRow, text: &str) -> String {
-    format!("node {} ({}): {text}", node.id, node.facts.hostname)
-}
-
-/// Ends in an error where there is a problem. One is told as it is; of several, the kind of the first counts.
-fn refuse(problems: Vec<Problem>) -> Result<()> {
-    let Some((kind, first)) = problems.first() else { return Ok(()) };
-    let message = match problems.len() {
-        1 => first.clone(),
-        more => format!("nothing was changed, {more} nodes stand against it; see to each of the problems"),
-    };
-    let error = Error::new(*kind, message);
-    Err(error.with_problems(problems.into_iter().map(|(_, text)| text).collect()))
-}
-
-fn unsigned_problem(os: &DesiredOs) -> String {
+/// What to say of a release whose signature was lost.
+pub(super) fn unsigned_problem(os: &DesiredOs) -> String {
     format!(
         "the operators' signature on release {} ({}) does not count any more, so the node is not told to run it; run \
          `cairn artifact sign`",

@@ -3,14 +3,20 @@
 use std::borrow::Cow;
 
 use cairn_model::{
+    NodeId,
     enroll::{ReportsRequest, ReportsResponse},
     error::chain,
     report::{self, NodeStatus, OsStatus, Record, Report},
 };
-use cairn_trust::envelope::{self, Sequence};
+use cairn_trust::{
+    envelope::{self, Sequence},
+    keys::PublicKey,
+};
+use serde_json::json;
 
-use super::{Hub, identity};
+use super::{Hub, Operator, identity};
 use crate::{
+    clock,
     error::{Error, Kind, Result},
     store::{NodeRow, Tx},
 };
@@ -22,6 +28,19 @@ const MAX_ENVELOPES: usize = 256;
 const MAX_MESSAGE: usize = 4096;
 /// The same for its name.
 const MAX_REASON: usize = 64;
+
+/// What came of some reports of one node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stored {
+    /// How many are new and on disk.
+    pub(super) stored: u64,
+    /// How many were there already.
+    pub(super) known: u64,
+    /// The highest sequence up to which all are on disk.
+    pub(super) acknowledged: u64,
+    /// The first that was not taken, because one before it is missing.
+    pub(super) gap: Option<u64>,
+}
 
 impl Hub {
     /// Stores what is new of `request` in one transaction; what the answer acknowledges is on disk.
@@ -35,55 +54,84 @@ impl Hub {
             return Err(Error::new(Kind::TooLarge, format!("{text}; send at most {MAX_ENVELOPES}")));
         }
         let key = identity::public_key(node)?;
-        let mut reports = Vec::with_capacity(request.envelopes.len());
-        for jws in &request.envelopes {
-            let report = envelope::verify_report(jws, &key).map_err(|e| {
-                Error::new(Kind::EnvelopeRefused, format!("a report is refused: {}", chain(&e)))
-            })?;
-            if report.schema != report::SCHEMA {
-                let text =
-                    format!("a report has schema {}, this hub knows {}", report.schema, report::SCHEMA);
-                return Err(Error::new(Kind::Malformed, format!("{text}; update the older of the two")));
+        let reports: Vec<Report> =
+            request.envelopes.iter().map(|jws| verify(jws, &key)).collect::<Result<_>>()?;
+        let outcome = self.store_reports(&node.id, &reports, None).await?;
+        match outcome.gap {
+            // What came before the gap is stored; nothing of it would be told by an error.
+            Some(got) if outcome.stored == 0 => {
+                let expected = outcome.acknowledged.saturating_add(1);
+                Err(Error::new(
+                    Kind::ReportGap,
+                    format!("report {got} came, but {expected} is missing; send from {expected} on"),
+                ))
             }
-            reports.push(report);
+            _ => Ok(ReportsResponse { acknowledged: outcome.acknowledged }),
         }
+    }
+
+    /// Stores what is new of `reports`, which are the node's own, in one transaction, up to the first gap. `by` is who
+    /// brought them, where they came by stick.
+    pub(super) async fn store_reports(
+        &self,
+        node: &NodeId,
+        reports: &[Report],
+        by: Option<&Operator>,
+    ) -> Result<Stored> {
         let mut tx = self.store.begin().await?;
-        // Read again inside the transaction: two requests of one node may race.
-        let stored = tx.node(&node.id).await?.map_or(0, |row| row.acknowledged);
-        let mut acknowledged = stored;
+        // Read inside the transaction: two requests for one node may race.
+        let before = tx.node(node).await?.map_or(0, |row| row.acknowledged);
+        let mut outcome = Stored { stored: 0, known: 0, acknowledged: before, gap: None };
         let mut concerns_fleet = false;
-        let mut gap = None;
-        for report in &reports {
-            match Sequence::check(acknowledged, report.sequence) {
+        let mut made_at = 0;
+        for report in reports {
+            match Sequence::check(outcome.acknowledged, report.sequence) {
                 Sequence::Next => {
                     concerns_fleet |= store(&mut tx, report).await?;
-                    acknowledged = report.sequence;
+                    outcome.acknowledged = report.sequence;
+                    outcome.stored += 1;
+                    made_at = report.time_ms;
                 }
-                Sequence::Replayed => {}
-                Sequence::Gap { expected } => {
-                    gap = Some((report.sequence, expected));
+                Sequence::Replayed => outcome.known += 1,
+                Sequence::Gap { .. } => {
+                    outcome.gap = Some(report.sequence);
                     break;
                 }
             }
         }
-        if acknowledged > stored {
-            tx.acknowledge(&node.id, acknowledged).await?;
-            tx.trim_events(&node.id).await?;
-            tx.commit().await?;
-            self.metrics.count_reports(acknowledged - stored);
+        if outcome.stored == 0 {
+            return Ok(outcome);
+        }
+        tx.acknowledge(node, outcome.acknowledged).await?;
+        tx.trim_events(node).await?;
+        if let Some(by) = by {
+            let now = clock::now_ms();
+            tx.heard_by_stick(node, now, made_at).await?;
+            let (before, after) =
+                (json!({"acknowledged": before}), json!({"acknowledged": outcome.acknowledged}));
+            tx.audit(now, by.change("usb.import", node.as_str(), Some(before), Some(after))).await?;
+        }
+        tx.commit().await?;
+        self.metrics.count_reports(outcome.stored);
+        if by.is_some() {
+            self.metrics.count_stick_reports(outcome.stored);
         }
         if concerns_fleet {
             self.fleet.request();
         }
-        match gap {
-            // What came before the gap is stored; nothing of it would be told by an error.
-            Some((got, expected)) if acknowledged == stored => Err(Error::new(
-                Kind::ReportGap,
-                format!("report {got} came, but {expected} is missing; send from {expected} on"),
-            )),
-            _ => Ok(ReportsResponse { acknowledged }),
-        }
+        Ok(outcome)
     }
+}
+
+/// Reads a report that the node with `key` signed.
+pub(super) fn verify(jws: &str, key: &PublicKey) -> Result<Report> {
+    let report = envelope::verify_report(jws, key)
+        .map_err(|e| Error::new(Kind::EnvelopeRefused, format!("a report is refused: {}", chain(&e))))?;
+    if report.schema != report::SCHEMA {
+        let text = format!("a report has schema {}, this hub knows {}", report.schema, report::SCHEMA);
+        return Err(Error::new(Kind::Malformed, format!("{text}; update the older of the two")));
+    }
+    Ok(report)
 }
 
 /// Shortens `text` to at most `most` bytes of whole characters.

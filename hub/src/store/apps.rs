@@ -108,6 +108,15 @@ impl Store {
         row.as_ref().map(version).transpose()
     }
 
+    /// All versions of one app, newest first.
+    pub(crate) async fn versions_of(&self, app: &AppName) -> Result<Vec<AppVersion>> {
+        let rows = sqlx::query("SELECT * FROM app_version WHERE app = $1 ORDER BY number DESC")
+            .bind(app.as_str())
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(version).collect()
+    }
+
     /// What the scheduler last said of each app.
     pub(crate) async fn app_rows(&self) -> Result<BTreeMap<AppName, AppRow>> {
         let rows = sqlx::query("SELECT * FROM app").fetch_all(&self.readers).await?;

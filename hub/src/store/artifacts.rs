@@ -28,6 +28,17 @@ pub(crate) struct ManifestRow {
     pub(crate) pushed_at: i64,
 }
 
+/// A blob that a manifest names.
+#[derive(Debug, Clone)]
+pub(crate) struct BlobRow {
+    /// Its digest.
+    pub(crate) digest: Digest,
+    /// Its length in bytes; absent where the hub does not have it.
+    pub(crate) size: Option<u64>,
+    /// A repository that has it; blobs may outlive the last that does.
+    pub(crate) repository: Option<String>,
+}
+
 fn manifest(row: &SqliteRow) -> Result<ManifestRow> {
     let subject: Option<String> = row.try_get("subject")?;
     Ok(ManifestRow {
@@ -161,6 +172,47 @@ impl Store {
                 let manifest = manifest(row)?;
                 let names = names.remove(manifest.digest.as_str()).unwrap_or_default();
                 Ok((manifest, names))
+            })
+            .collect()
+    }
+
+    /// The `repository:tag` names that point at a manifest, and a repository that has it.
+    pub(crate) async fn places(&self, digest: &Digest) -> Result<(Vec<String>, Option<String>)> {
+        let tags =
+            sqlx::query("SELECT repository, name FROM tag WHERE digest = $1 ORDER BY repository, name")
+                .bind(digest.as_str())
+                .fetch_all(&self.readers)
+                .await?;
+        let name = |row: &SqliteRow| {
+            let (repository, name): (String, String) = (row.try_get("repository")?, row.try_get("name")?);
+            Ok(format!("{repository}:{name}"))
+        };
+        let names = tags.iter().map(name).collect::<Result<Vec<_>>>()?;
+        let row =
+            sqlx::query("SELECT MIN(repository) AS repository FROM repository_manifest WHERE digest = $1")
+                .bind(digest.as_str())
+                .fetch_one(&self.readers)
+                .await?;
+        Ok((names, row.try_get("repository")?))
+    }
+
+    /// Every blob that a manifest names, by digest.
+    pub(crate) async fn blobs_of(&self, manifest: &Digest) -> Result<Vec<BlobRow>> {
+        let rows = sqlx::query(
+            "SELECT m.blob, b.size,
+                    (SELECT MIN(r.repository) FROM repository_blob r WHERE r.digest = m.blob) AS repository
+             FROM manifest_blob m LEFT JOIN blob b ON b.digest = m.blob WHERE m.manifest = $1 ORDER BY m.blob",
+        )
+        .bind(manifest.as_str())
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(BlobRow {
+                    digest: parse_id("digest", row.try_get("blob")?)?,
+                    size: row.try_get::<Option<i64>, _>("size")?.map(i64::cast_unsigned),
+                    repository: row.try_get("repository")?,
+                })
             })
             .collect()
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_model::{Digest, Facts, NodeId, report::NodeStatus};
+use cairn_model::{Digest, Facts, NodeId, media::Freshness, report::NodeStatus};
 use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{Result, Store, Tx, corrupt, parse_id, parse_json, to_json};
@@ -38,6 +38,42 @@ impl NodeState {
     }
 }
 
+/// The way on which a node was last heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It asked by itself.
+    Network,
+    /// What it says came by stick.
+    Stick {
+        /// When its newest report was made, by its own clock, in Unix milliseconds; absent where only its enrolment came.
+        reported_at: Option<i64>,
+    },
+}
+
+impl Way {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Stick { .. } => "stick",
+        }
+    }
+
+    fn reported_at(self) -> Option<i64> {
+        match self {
+            Self::Network => None,
+            Self::Stick { reported_at } => reported_at,
+        }
+    }
+
+    fn parse(text: &str, reported_at: Option<i64>) -> Result<Self> {
+        match text {
+            "network" => Ok(Self::Network),
+            "stick" => Ok(Self::Stick { reported_at }),
+            other => Err(corrupt("way of a node", other)),
+        }
+    }
+}
+
 /// A node at rest, without the document that is desired of it.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeRow {
@@ -55,6 +91,10 @@ pub(crate) struct NodeRow {
     pub(crate) enrolled_at: i64,
     /// Unix milliseconds; as of the last flush.
     pub(crate) last_seen: Option<i64>,
+    /// On which way; absent for never.
+    pub(crate) heard_by: Option<Way>,
+    /// How long metadata for it holds.
+    pub(crate) freshness: Freshness,
     /// The highest report that is stored.
     pub(crate) acknowledged: u64,
     /// What it last reported.
@@ -87,6 +127,8 @@ pub(crate) struct DesiredRow {
 
 fn node(row: &SqliteRow) -> Result<NodeRow> {
     let status: Option<String> = row.try_get("status")?;
+    let heard_by: Option<String> = row.try_get("heard_by")?;
+    let reported_at: Option<i64> = row.try_get("reported_at")?;
     Ok(NodeRow {
         id: parse_id("node id", row.try_get("id")?)?,
         public_key: row.try_get("public_key")?,
@@ -95,6 +137,8 @@ fn node(row: &SqliteRow) -> Result<NodeRow> {
         facts: parse_json("facts", row.try_get("facts")?)?,
         enrolled_at: row.try_get("enrolled_at")?,
         last_seen: row.try_get("last_seen")?,
+        heard_by: heard_by.map(|text| Way::parse(&text, reported_at)).transpose()?,
+        freshness: parse_json("freshness", row.try_get("freshness")?)?,
         acknowledged: row.try_get::<i64, _>("acknowledged")?.cast_unsigned(),
         status: status.map(|t| parse_json("status", &t)).transpose()?,
         generation: row.try_get::<i64, _>("generation")?.cast_unsigned(),
@@ -137,6 +181,19 @@ impl Store {
         Ok(row.map(|r| r.try_get::<i64, _>("published")).transpose()?.unwrap_or(0).cast_unsigned())
     }
 
+    /// What is desired of one member, if anything ever was, and the generation that is signed and served for it.
+    pub(crate) async fn desired_of(&self, id: &NodeId) -> Result<Option<(DesiredRow, u64)>> {
+        let row = sqlx::query(
+            "SELECT id, generation, desired, needs, published FROM node
+             WHERE id = $1 AND state = 'approved' AND desired IS NOT NULL",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.readers)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some((desired(&row)?, row.try_get::<i64, _>("published")?.cast_unsigned())))
+    }
+
     /// What is desired of every member that has a generation.
     pub(crate) async fn desired(&self) -> Result<Vec<DesiredRow>> {
         let rows = sqlx::query(
@@ -167,15 +224,19 @@ impl Store {
         rows.iter().map(desired).collect()
     }
 
-    /// Writes down when nodes were last heard of. Not worth a transaction of its own each.
+    /// Writes down when nodes last asked by themselves. Not worth a transaction of its own each.
     pub(crate) async fn save_last_seen(&self, seen: &[(NodeId, i64)]) -> Result<()> {
         let mut tx = self.begin().await?;
         for (id, at) in seen {
-            sqlx::query("UPDATE node SET last_seen = $2 WHERE id = $1")
-                .bind(id.as_str())
-                .bind(at)
-                .execute(&mut *tx.0)
-                .await?;
+            // Unless a stick came since.
+            sqlx::query(
+                "UPDATE node SET last_seen = $2, heard_by = 'network', reported_at = NULL
+                 WHERE id = $1 AND (heard_by IS NULL OR heard_by <> 'stick' OR last_seen <= $2)",
+            )
+            .bind(id.as_str())
+            .bind(at)
+            .execute(&mut *tx.0)
+            .await?;
         }
         tx.commit().await
     }
@@ -195,10 +256,12 @@ impl Tx {
     pub(crate) async fn enroll_node(&mut self, node: &NodeRow) -> Result<()> {
         sqlx::query(
             "INSERT INTO node (id, public_key, state, labels, facts, enrolled_at, last_seen, acknowledged, status,
-                               generation, published, desired, needs)
-             VALUES ($1, $2, $3, $4, $5, $6, $6, 0, NULL, 0, 0, NULL, '[]')
+                               generation, published, desired, needs, heard_by, reported_at, freshness)
+             VALUES ($1, $2, $3, $4, $5, $6, $6, 0, NULL, 0, 0, NULL, '[]', $7, $8, $9)
              ON CONFLICT (id) DO UPDATE SET state = excluded.state, labels = excluded.labels,
-                 facts = excluded.facts, enrolled_at = excluded.enrolled_at, last_seen = excluded.last_seen",
+                 facts = excluded.facts, enrolled_at = excluded.enrolled_at, last_seen = excluded.last_seen,
+                 heard_by = excluded.heard_by, reported_at = excluded.reported_at,
+                 freshness = excluded.freshness",
         )
         .bind(node.id.as_str())
         .bind(&node.public_key)
@@ -206,6 +269,9 @@ impl Tx {
         .bind(to_json(&node.labels))
         .bind(to_json(&node.facts))
         .bind(node.enrolled_at)
+        .bind(node.heard_by.map(Way::as_str))
+        .bind(node.heard_by.and_then(Way::reported_at))
+        .bind(to_json(&node.freshness))
         .execute(&mut *self.0)
         .await?;
         Ok(())
@@ -216,6 +282,27 @@ impl Tx {
         sqlx::query("UPDATE node SET state = $2 WHERE id = $1")
             .bind(id.as_str())
             .bind(state.as_str())
+            .execute(&mut *self.0)
+            .await?;
+        Ok(())
+    }
+
+    /// Sets how long metadata for a node holds.
+    pub(crate) async fn set_node_freshness(&mut self, id: &NodeId, freshness: Freshness) -> Result<()> {
+        sqlx::query("UPDATE node SET freshness = $2 WHERE id = $1")
+            .bind(id.as_str())
+            .bind(to_json(&freshness))
+            .execute(&mut *self.0)
+            .await?;
+        Ok(())
+    }
+
+    /// Writes down that reports of a node came by stick at `now_ms`; the newest was made at `reported_at` by its clock.
+    pub(crate) async fn heard_by_stick(&mut self, id: &NodeId, now_ms: i64, reported_at: i64) -> Result<()> {
+        sqlx::query("UPDATE node SET last_seen = $2, heard_by = 'stick', reported_at = $3 WHERE id = $1")
+            .bind(id.as_str())
+            .bind(now_ms)
+            .bind(reported_at)
             .execute(&mut *self.0)
             .await?;
         Ok(())

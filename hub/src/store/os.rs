@@ -76,6 +76,15 @@ impl Store {
         rows.iter().map(os_row).collect()
     }
 
+    /// What one node shall run, where somebody said so.
+    pub(crate) async fn os_row(&self, node: &NodeId) -> Result<Option<OsRow>> {
+        let row = sqlx::query("SELECT * FROM os_desired WHERE node = $1")
+            .bind(node.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(os_row).transpose()
+    }
+
     /// A node that shall run that release, if any shall.
     pub(crate) async fn node_of_release(&self, digest: &Digest) -> Result<Option<NodeId>> {
         let row = sqlx::query("SELECT node FROM os_desired WHERE digest = $1 LIMIT 1")

@@ -13,3 +13,5 @@ mod push;
 mod reports;
 mod roles;
 mod start;
+mod usb;
+mod usb_import;

@@ -1,16 +1,20 @@
 //! A node as its hub sees it: a key, its token, and the verifier of the daemon.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use cairn_model::{
     Facts, NodeId,
     enroll::EnrollRequest,
+    media::{ARTIFACTS, DIRECTOR},
     report::{Record, Report},
 };
 use cairn_trust::{
     clock::Clock,
     envelope,
-    fetch::HttpFetch,
+    fetch::{FolderFetch, HttpFetch},
     keys::KeyPair,
     node::{Update, UpdateError, Verifier},
 };
@@ -52,6 +56,21 @@ impl Node {
         let (status, grant) = node.enroll(hub, &token, hostname).await;
         assert_eq!(status, StatusCode::OK, "{grant}");
         node.pin(&grant);
+        node
+    }
+
+    /// A member that never had a network: its request came by stick, and an operator approved it.
+    pub async fn by_stick(hub: &Hub, hostname: &str) -> Self {
+        let node = Self::new();
+        let body = json!({"enrolments": [node.request("", hostname)]});
+        let (status, imported) = hub.api(Method::POST, "/usb/import", Some(body)).await;
+        assert_eq!(
+            (status, &imported["enrolled"][0]["state"]),
+            (StatusCode::OK, &json!("pending")),
+            "{imported}"
+        );
+        let (status, shown) = hub.api(Method::POST, &format!("/nodes/{}/approve", node.id), None).await;
+        assert_eq!(status, StatusCode::OK, "{shown}");
         node
     }
 
@@ -106,6 +125,27 @@ impl Node {
         let mut verifier = Verifier::open(&self.folder(), self.id.clone()).unwrap();
         let clock = Clock { system: Timestamp::now(), os_build: None };
         verifier.update(&director, &artifacts, clock, self.applied).await
+    }
+
+    /// The same from a stick, at a time of the node's own; with what the hub says to have of its reports.
+    pub async fn update_by_stick(
+        &mut self,
+        stick: &Path,
+        system: Timestamp,
+    ) -> (Result<Update, UpdateError>, Option<u64>) {
+        let director = FolderFetch::new(stick.join(format!("{DIRECTOR}/{}", self.id)));
+        let artifacts = FolderFetch::new(stick.join(ARTIFACTS));
+        let mut verifier = Verifier::open(&self.folder(), self.id.clone()).unwrap();
+        let clock = Clock { system, os_build: None };
+        let update = verifier.update(&director, &artifacts, clock, self.applied).await;
+        (update, verifier.acknowledged())
+    }
+
+    /// What a node just enrolled, with the id of `node` and a clock at `system`, says of a stick for it.
+    pub async fn late(grant: &Value, stick: &Path, node: &Self, system: Timestamp) -> UpdateError {
+        let mut blank = Self { id: node.id.clone(), ..Self::new() };
+        blank.pin(grant);
+        blank.update_by_stick(stick, system).await.0.map(|_| ()).unwrap_err()
     }
 
     pub fn report(&self, sequence: u64, records: Vec<Record>) -> String {

@@ -10,7 +10,7 @@ use crate::{
     node::{Node, facts},
 };
 
-fn event(reason: &str) -> Record {
+pub fn event(reason: &str) -> Record {
     Record::Event(Event {
         time_ms: 1_700_000_000_000,
         severity: Severity::Warning,
