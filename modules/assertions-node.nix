@@ -1,4 +1,4 @@
-# What would not work on a node: cause and cure of each.
+# What would not work on a node: cause and cure of each. Every one has a case in tests/refused.nix.
 {
   cfg,
   config,
@@ -12,15 +12,23 @@ in [
   }
   {
     assertion = cfg.hub.url == null || cfg.hub.caFile != null;
-    message = "services.cairn.node.hub.url is set, but not by which CA to know that hub; set hub.caFile to the ca.pem of `cairn-hub init`";
+    message = "services.cairn.node.hub.caFile is not set, so that the node could not tell its hub from another; name the ca.pem of `cairn-hub init`";
   }
   {
-    assertion = cfg.hub.enrollTokenFile == null || cfg.hub.url != null;
-    message = "services.cairn.node.hub.enrollTokenFile is set, but no hub to enrol with; set hub.url";
+    assertion = cfg.hub.url != null || (cfg.hub.caFile == null && cfg.hub.enrollTokenFile == null);
+    message = "services.cairn.node.hub has a caFile or an enrollTokenFile, but no hub to use it with; set services.cairn.node.hub.url";
   }
   {
     assertion = !inStore cfg.hub.enrollTokenFile;
     message = "services.cairn.node.hub.enrollTokenFile is in the Nix store, which is world-readable; name a file outside of it, as from sops-nix or agenix";
+  }
+  {
+    assertion = builtins.match "[0-9]{1,3}\\.[0-9]{1,3}\\.0\\.0/16" cfg.networkRange != null;
+    message = "services.cairn.node.networkRange is no /16 that begins with its first address; write one such as 10.89.0.0/16";
+  }
+  {
+    assertion = !(cfg.settings ? hub);
+    message = "services.cairn.node.settings.hub would go past the checks of the options; set services.cairn.node.hub instead";
   }
   {
     assertion = config.boot.kernelPackages.kernel.kernelAtLeast "6.1";
@@ -29,5 +37,9 @@ in [
   {
     assertion = config.networking.nftables.enable;
     message = "services.cairn.node publishes ports with nftables; set networking.nftables.enable = true";
+  }
+  {
+    assertion = !config.networking.firewall.filterForward;
+    message = "services.cairn.node reaches its containers through the forward chain, and networking.firewall.filterForward would drop that; set it to false";
   }
 ]

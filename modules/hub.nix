@@ -9,43 +9,41 @@ self: {
   toml = pkgs.formats.toml {};
   data = "/var/lib/cairn-hub";
 
+  host =
+    if lib.hasInfix ":" cfg.address
+    then "[${cfg.address}]"
+    else cfg.address;
+
   settings =
     {
       inherit (cfg) names addresses;
-      listen = "${cfg.address}:${toString cfg.port}";
+      listen = "${host}:${toString cfg.port}";
     }
     // cfg.settings;
 
   written = toml.generate "hub.toml" settings;
 
   # The hub reads it now: an unknown key stops the build, not the hub.
-  checked = pkgs.runCommand "cairn-hub-config" {} ''
+  checked = pkgs.runCommand "hub.toml" {passthru = {inherit settings;};} ''
     install -D -m 0644 ${written} data/hub.toml
     ${lib.getExe cfg.package} check-config --data data
     cp ${written} $out
   '';
 
-  nameArguments =
-    lib.concatMap (name: ["--name" name]) cfg.names
-    ++ lib.concatMap (address: ["--address" address]) cfg.addresses;
+  init =
+    [(lib.getExe cfg.package) "init" "--data" data]
+    ++ lib.concatMap (name: ["--name" name]) cfg.names
+    ++ lib.concatMap (address: ["--address" address]) cfg.addresses
+    ++ lib.optionals (cfg.operatorKeys != null) ["--operator-keys" cfg.operatorKeys];
 in {
   imports = [(import ./options-hub.nix self)];
 
   config = lib.mkIf cfg.enable {
-    assertions = [
-      {
-        assertion = cfg.names != [] || cfg.addresses != [];
-        message = "neither services.cairn.hub.names nor services.cairn.hub.addresses is set, so that nobody could check whom he talks to; name what the hub is reached by";
-      }
-      {
-        assertion = !cfg.openFirewall || !(lib.elem cfg.address ["127.0.0.1" "[::1]"]);
-        message = "services.cairn.hub.openFirewall is set, but the hub listens on loopback only; set address to \"[::]\" or to an address of this machine";
-      }
-    ];
+    assertions = import ./assertions-hub.nix {inherit cfg lib;};
 
     networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [cfg.port];
 
-    # The unit is the one of dist/: hardened there, once for all systems.
+    # The unit is the one of dist/: hardened there, once for all systems. What is set here comes on top.
     systemd.packages = [cfg.package];
     systemd.services.cairn-hub = {
       overrideStrategy = "asDropin";
@@ -65,17 +63,35 @@ in {
       unitConfig.ConditionPathExists = "!${data}/hub.toml";
       serviceConfig = {
         Type = "oneshot";
+        ExecStart = lib.escapeShellArgs init;
         User = "cairn-hub";
         Group = "cairn-hub";
         StateDirectory = "cairn-hub";
         StateDirectoryMode = "0700";
+        ReadWritePaths = lib.optional (cfg.operatorKeys != null) cfg.operatorKeys;
         UMask = "0077";
         ProtectSystem = "strict";
         ProtectHome = true;
         PrivateTmp = true;
+        PrivateDevices = true;
         PrivateNetwork = true;
         NoNewPrivileges = true;
-        ExecStart = lib.escapeShellArgs ([(lib.getExe cfg.package) "init" "--data" data] ++ nameArguments);
+        CapabilityBoundingSet = "";
+        RestrictNamespaces = true;
+        RestrictSUIDSGID = true;
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
+        SystemCallArchitectures = "native";
+        SystemCallFilter = ["@system-service" "~@privileged @resources"];
+      };
+    };
+
+    # The first start writes there as the hub's own user.
+    systemd.tmpfiles.settings = lib.mkIf (cfg.operatorKeys != null) {
+      cairn-operator-keys.${cfg.operatorKeys}.d = {
+        user = "cairn-hub";
+        group = "cairn-hub";
+        mode = "0700";
       };
     };
 
@@ -87,6 +103,6 @@ in {
     users.groups.cairn-hub = {};
 
     # For the operator who sits at this machine.
-    environment.systemPackages = [cfg.package];
+    environment.systemPackages = [cfg.package cfg.tools];
   };
 }

@@ -24,12 +24,13 @@ self: {
   written = toml.generate "cairnd.toml" settings;
 
   # The agent reads it now: an unknown key stops the build, not the node.
-  checked = pkgs.runCommand "cairnd-config" {} ''
+  checked = pkgs.runCommand "cairnd.toml" {passthru = {inherit settings;};} ''
     install -D -m 0644 ${written} root/etc/cairn/cairnd.toml
     ${lib.getExe cfg.package} check-config --root root
     cp ${written} $out
   '';
 
+  # Secrets and what goes with them come as credentials: systemd reads the files, and nobody but the agent sees them.
   credentials =
     lib.optional (cfg.hub.url != null) "cairn.hub:${pkgs.writeText "cairn-hub-url" cfg.hub.url}"
     ++ lib.optional (cfg.hub.caFile != null) "cairn.hub-ca:${cfg.hub.caFile}"
@@ -43,8 +44,10 @@ in {
     environment.etc."cairn/cairnd.toml".source = checked;
     environment.systemPackages = [cfg.tools];
 
-    # The unit is the one of dist/: hardened there, once for all flavours of the OS.
+    # The units are those of dist/: hardened there, once for all flavours of the OS. What is set here comes on top.
     systemd.packages = [cfg.package];
+    systemd.tmpfiles.packages = [cfg.package];
+    services.dbus.packages = [cfg.package];
     systemd.services.cairnd = {
       overrideStrategy = "asDropin";
       wantedBy = ["multi-user.target"];
@@ -53,15 +56,18 @@ in {
       path = [pkgs.netavark pkgs.aardvark-dns pkgs.nftables pkgs.kmod config.systemd.package];
       serviceConfig.LoadCredential = credentials;
     };
-
-    systemd.tmpfiles.packages = [cfg.package];
     users.groups.cairn = {};
 
-    boot.kernelModules = ["overlay" "br_netfilter" "veth" "nf_tables"];
+    boot.kernelModules = ["overlay" "bridge" "br_netfilter" "veth" "nf_tables"];
     boot.kernel.sysctl = {
       "net.ipv4.ip_forward" = lib.mkDefault 1;
       "net.ipv6.conf.all.forwarding" = lib.mkDefault 1;
     };
     networking.nftables.enable = lib.mkDefault true;
+    # Containers ask the name server on their own bridge.
+    networking.firewall.interfaces."cairn*" = {
+      allowedUDPPorts = [53];
+      allowedTCPPorts = [53];
+    };
   };
 }

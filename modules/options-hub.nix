@@ -18,6 +18,13 @@ in {
       description = "The hub.";
     };
 
+    tools = mkOption {
+      type = types.package;
+      default = packages.cairn;
+      defaultText = lib.literalExpression "cairn.packages.\${system}.cairn";
+      description = "The operator's tool, for whoever sits at this machine.";
+    };
+
     names = mkOption {
       type = types.listOf types.str;
       default = [];
@@ -35,8 +42,8 @@ in {
     address = mkOption {
       type = types.str;
       default = "127.0.0.1";
-      example = "[::]";
-      description = "Address to listen on.";
+      example = "::";
+      description = "Address to listen on, always by TLS: there is no way to listen without.";
     };
 
     port = mkOption {
@@ -49,6 +56,16 @@ in {
       type = types.bool;
       default = false;
       description = "Whether to let others reach the port.";
+    };
+
+    operatorKeys = mkOption {
+      type = types.nullOr (types.strMatching "/.+");
+      default = null;
+      example = "/var/lib/cairn-operator-keys";
+      description = ''
+        Folder outside of the store that the first start puts the keys into which belong to operators (root, artifacts
+        targets), so that they can be taken offline. Without one they stay in the hub's data folder.
+      '';
     };
 
     settings = mkOption {

@@ -9,37 +9,22 @@ self: {
   toml = pkgs.formats.toml {};
   # A path as text: a Nix path would be copied into the store, where everybody can read it.
   secretFile = types.nullOr (types.strMatching "/.+");
+  program = name: description:
+    mkOption {
+      type = types.package;
+      default = packages.${name};
+      defaultText = lib.literalExpression "cairn.packages.\${system}.${name}";
+      inherit description;
+    };
 in {
   options.services.cairn.node = {
     enable = mkEnableOption "the Cairn node agent, which runs what its hub signs for it";
 
-    package = mkOption {
-      type = types.package;
-      default = packages.cairnd;
-      defaultText = lib.literalExpression "cairn.packages.\${system}.cairnd";
-      description = "The agent.";
-    };
-
-    tools = mkOption {
-      type = types.package;
-      default = packages.cairn;
-      defaultText = lib.literalExpression "cairn.packages.\${system}.cairn";
-      description = "The tool that shows the node's own view: `cairn local status`.";
-    };
-
+    package = program "cairnd" "The agent.";
+    tools = program "cairn" "The tool that shows the node's own view: `cairn local status`.";
     runtimes = {
-      oci = mkOption {
-        type = types.package;
-        default = packages.cairn-oci;
-        defaultText = lib.literalExpression "cairn.packages.\${system}.cairn-oci";
-        description = "What starts containers.";
-      };
-      wasm = mkOption {
-        type = types.package;
-        default = packages.cairn-wasm;
-        defaultText = lib.literalExpression "cairn.packages.\${system}.cairn-wasm";
-        description = "What runs WebAssembly.";
-      };
+      oci = program "cairn-oci" "What starts containers.";
+      wasm = program "cairn-wasm" "What runs WebAssembly.";
     };
 
     hub = {
@@ -73,14 +58,15 @@ in {
     };
 
     networkRange = mkOption {
-      type = types.strMatching "[0-9.]+/16";
+      type = types.str;
       default = "10.89.0.0/16";
-      description = "Where replicas get their addresses from, on this node alone.";
+      description = "Where replicas get their addresses from, on this node alone: a /16.";
     };
 
     settings = mkOption {
       type = types.submodule {freeformType = toml.type;};
       default = {};
+      example = {log.level = "debug";};
       description = "More of `cairnd.toml`. It is checked when the system is built.";
     };
   };

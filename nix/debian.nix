@@ -68,7 +68,15 @@
         urls = [url (below (snapshot package.archive))];
       };
 in {
-  inherit lockFile lock;
+  inherit lockFile;
+
+  # What `cairn-image` runs, by the names that it looks for.
+  tools =
+    map (package: {
+      name = fileName package;
+      path = fetch package;
+    })
+    lock.tools;
 
   # Each once, whichever section of the lock names it.
   packages = builtins.attrValues (builtins.listToAttrs (map (package: {

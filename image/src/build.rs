@@ -16,6 +16,7 @@ use crate::modules::{self, Modules};
 use crate::sbom::OwnFile;
 use crate::tools::Tools;
 use crate::tree::Tree;
+use crate::users::Users;
 use crate::{base, compress, data, deb, disk, esp, fetch, initrd, root, sbom, uki, verity};
 
 /// Programs of ours, where they lie in an image.
@@ -129,34 +130,9 @@ pub fn build(request: &Request, progress: &mut dyn FnMut(&str)) -> Result<Manife
     let tools = Tools::unpack(&lock.tools, &request.packages, &scratch.path().join("tools"), epoch)?;
     progress("unpacking the root");
     let composed = compose(request, &lock, &tools, epoch)?;
-    progress(&format!("writing the root, {} MB unpacked", composed.tree.content_bytes() / 1_000_000));
-    root::write_erofs(&composed.tree, &tools, scratch.path(), &at("root.erofs"), epoch)?;
-    progress("hashing the root");
-    let tree = verity::hash_tree(open(&at("root.erofs"))?)?;
-    write(&at("root.verity"), &tree.bytes)?;
-    write(&at("sbom.spdx.json"), composed.sbom.as_bytes())?;
-    progress("making initrd and kernel image");
-    let kernel_image = kernel_image(request, &composed, &tools, &tree.root_hash, epoch)?;
-    write(&at("uki.efi"), &kernel_image)?;
-    progress("laying out the disk");
-    let loader = tools.read("usr/lib/systemd/boot/efi/systemd-bootx64.efi")?;
-    let (esp, var) = (scratch.path().join("esp"), scratch.path().join("data"));
-    esp::write(&esp, &BootEntry::good(request.version.clone()), &kernel_image, &loader)?;
-    data::write(&tools, &composed.users, scratch.path(), &var, epoch)?;
-    let content = Content {
-        esp,
-        root: at("root.erofs"),
-        verity: at("root.verity"),
-        data: var,
-        root_hash: &tree.root_hash,
-        version: &request.version,
+    let kernel_image = |root_hash: &str| {
+        kernel_image(request, &composed, &tools, root_hash, epoch).context("failed to make the UKI")
     };
-    disk::write(&at("disk.raw"), &content)?;
-    let _ = std::fs::remove_file(at(COMPRESSED_DISK));
-    if request.compress {
-        progress("compressing the disk");
-        compress::compress(&at("disk.raw"), &at(COMPRESSED_DISK))?;
-    }
     let manifest = Manifest {
         schema: MANIFEST_SCHEMA,
         version: request.version.to_string(),
@@ -164,12 +140,71 @@ pub fn build(request: &Request, progress: &mut dyn FnMut(&str)) -> Result<Manife
         arch: lock.arch,
         data_layout: DATA_LAYOUT,
         test: request.test,
-        root_hash: tree.root_hash,
-        kernel: composed.kernel,
+        root_hash: String::new(),
+        kernel: composed.kernel.clone(),
         epoch,
         inputs,
-        files: artifacts(&request.output, request.compress)?,
+        files: Vec::new(),
     };
+    let Composed { tree, users, sbom, .. } = &composed;
+    let rooted =
+        Rooted { tree, users, sbom, kernel_image: &kernel_image, version: &request.version, manifest };
+    finish(rooted, &tools, scratch.path(), &request.output, request.compress, progress)
+}
+
+/// A root tree, whatever base it is of, and what else goes onto its disk.
+pub(crate) struct Rooted<'a> {
+    pub(crate) tree: &'a Tree,
+    pub(crate) users: &'a Users,
+    pub(crate) sbom: &'a str,
+    /// The kernel image that boots the root with this hash.
+    pub(crate) kernel_image: &'a dyn Fn(&str) -> Result<Vec<u8>>,
+    pub(crate) version: &'a OsVersion,
+    /// All but what is only known at the end: root hash and files.
+    pub(crate) manifest: Manifest,
+}
+
+/// From the root tree to the disk: the same for every base.
+pub(crate) fn finish(
+    rooted: Rooted<'_>,
+    tools: &Tools,
+    scratch: &Path,
+    output: &Path,
+    compress: bool,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Manifest> {
+    let Rooted { tree, users, sbom, kernel_image, version, mut manifest } = rooted;
+    let at = |name: &str| output.join(name);
+    progress(&format!("writing the root, {} MB unpacked", tree.content_bytes() / 1_000_000));
+    root::write_erofs(tree, tools, scratch, &at("root.erofs"), manifest.epoch)?;
+    progress("hashing the root");
+    let hashes = verity::hash_tree(open(&at("root.erofs"))?)?;
+    write(&at("root.verity"), &hashes.bytes)?;
+    write(&at("sbom.spdx.json"), sbom.as_bytes())?;
+    progress("making initrd and kernel image");
+    let kernel_image = kernel_image(&hashes.root_hash)?;
+    write(&at("uki.efi"), &kernel_image)?;
+    progress("laying out the disk");
+    let loader = tools.read("usr/lib/systemd/boot/efi/systemd-bootx64.efi")?;
+    let (esp, var) = (scratch.join("esp"), scratch.join("data"));
+    esp::write(&esp, &BootEntry::good(version.clone()), &kernel_image, &loader)?;
+    data::write(tools, users, scratch, &var, manifest.epoch)?;
+    let content = Content {
+        esp,
+        root: at("root.erofs"),
+        verity: at("root.verity"),
+        data: var,
+        root_hash: &hashes.root_hash,
+        version,
+    };
+    disk::write(&at("disk.raw"), &content)?;
+    let _ = std::fs::remove_file(at(COMPRESSED_DISK));
+    if compress {
+        progress("compressing the disk");
+        compress::compress(&at("disk.raw"), &at(COMPRESSED_DISK))?;
+    }
+    manifest.root_hash = hashes.root_hash;
+    manifest.files = artifacts(output, compress)?;
     let text = serde_json::to_string_pretty(&manifest).context("failed to write the manifest")? + "\n";
     write(&at("manifest.json"), text.as_bytes())?;
     Ok(manifest)
@@ -188,7 +223,7 @@ pub fn is_current(request: &Request) -> Result<bool> {
 /// A root tree and what its making brought to light.
 struct Composed {
     tree: Tree,
-    users: crate::users::Users,
+    users: Users,
     kernel: String,
     vmlinuz: Vec<u8>,
     modules: Modules,

@@ -6,12 +6,13 @@
 //! [`deb`] unpacks them into a [`tree`] in memory → [`base`], [`users`], [`preset`] and [`modules`] do what maintainer
 //! scripts would have done → [`root`] makes the erofs and [`verity`] its hash tree → [`initrd`] and [`uki`] make the
 //! kernel image → [`esp`], [`data`] and [`disk`] lay out the disk, which [`compress`] packs. [`build`] is the one place
-//! that knows this order. From what it leaves, [`release`](mod@release) makes an OCI artifact for nodes that run
+//! that knows this order; [`closure`] takes it up where a NixOS system, in place of packages, is the root. From what it leaves, [`release`](mod@release) makes an OCI artifact for nodes that run
 //! already, and [`flash`](mod@flash) a disk for one that does not.
 
 pub mod apt;
 pub mod base;
 pub mod build;
+pub mod closure;
 pub mod compress;
 pub mod data;
 pub mod deb;

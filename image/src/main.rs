@@ -26,6 +26,8 @@ enum Command {
     Fetch(FetchArgs),
     /// Build the disk image and its parts. Uses neither network nor root.
     Build(BuildArgs),
+    /// Build the disk image and its parts of a NixOS system: the flake's `image-nixos` uses it.
+    Assemble(commands::assemble::AssembleArgs),
     /// Make an OS release from a build: an OCI artifact with chunks, and patches from earlier releases.
     Release(commands::release::ReleaseArgs),
     /// Print the addresses of this machine's Debian mirror, as the flake's input `debian` takes them.
@@ -112,6 +114,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Lock(args) => lock(&args),
         Command::Fetch(args) => fetch(&args),
         Command::Build(args) => build(args),
+        Command::Assemble(args) => commands::assemble::run(args),
         Command::Mirror => {
             println!("{}", apt::Mirror::of_this_machine()?.to_json());
             Ok(())

@@ -15,20 +15,12 @@ pub struct OwnFile {
     pub sha256: String,
 }
 
-/// The document. Its namespace is unique by the hash of what it lists, as SPDX asks.
+/// The SPDX id of the image itself.
+const IMAGE: &str = "SPDXRef-image";
+
+/// Of an image on the Debian base.
 pub fn document(lock: &Lock, own: &[OwnFile], version: &OsVersion, epoch: u64) -> Result<String> {
-    let created =
-        jiff::Timestamp::from_second(i64::try_from(epoch).context("the build time is out of range")?)
-            .context("the build time is out of range")?;
-    let image = "SPDXRef-image";
-    let mut packages = vec![json!({
-        "SPDXID": image,
-        "name": "cairn",
-        "versionInfo": version.as_str(),
-        "downloadLocation": "NOASSERTION",
-        "filesAnalyzed": false,
-        "primaryPackagePurpose": "OPERATING-SYSTEM",
-    })];
+    let mut packages = Vec::new();
     packages.extend(own.iter().map(|file| {
         package(
             &format!("SPDXRef-cairn-{}", plain(&file.name)),
@@ -47,11 +39,42 @@ pub fn document(lock: &Lock, own: &[OwnFile], version: &OsVersion, epoch: u64) -
         );
         package(&format!("SPDXRef-deb-{}", plain(&p.name)), &p.name, &p.version, &p.sha256, Some(&purl))
     }));
+    listing(packages, version, epoch)
+}
+
+/// Of an image on the NixOS base. The hash in a store path stands for all that went into it.
+pub fn closure(paths: &[String], version: &OsVersion, epoch: u64) -> Result<String> {
+    let packages = paths.iter().map(|path| {
+        json!({
+            "SPDXID": format!("SPDXRef-nix-{}", plain(path)),
+            "name": path.split_once('-').map_or(path.as_str(), |(_, name)| name),
+            "downloadLocation": "NOASSERTION",
+            "filesAnalyzed": false,
+            "comment": format!("/nix/store/{path}"),
+        })
+    });
+    listing(packages.collect(), version, epoch)
+}
+
+/// The document. Its namespace is unique by the hash of what it lists, as SPDX asks.
+fn listing(contents: Vec<Value>, version: &OsVersion, epoch: u64) -> Result<String> {
+    let created =
+        jiff::Timestamp::from_second(i64::try_from(epoch).context("the build time is out of range")?)
+            .context("the build time is out of range")?;
+    let image = json!({
+        "SPDXID": IMAGE,
+        "name": "cairn",
+        "versionInfo": version.as_str(),
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+        "primaryPackagePurpose": "OPERATING-SYSTEM",
+    });
+    let packages: Vec<Value> = [vec![image], contents].concat();
     let relations: Vec<Value> = packages
         .iter()
         .skip(1)
-        .map(|p| json!({"spdxElementId": image, "relationshipType": "CONTAINS", "relatedSpdxElement": p["SPDXID"]}))
-        .chain([json!({"spdxElementId": "SPDXRef-DOCUMENT", "relationshipType": "DESCRIBES", "relatedSpdxElement": image})])
+        .map(|p| json!({"spdxElementId": IMAGE, "relationshipType": "CONTAINS", "relatedSpdxElement": p["SPDXID"]}))
+        .chain([json!({"spdxElementId": "SPDXRef-DOCUMENT", "relationshipType": "DESCRIBES", "relatedSpdxElement": IMAGE})])
         .collect();
     let listed = serde_json::to_vec(&packages).context("failed to write the bill of materials")?;
     let hash = crate::fetch::hash(&mut listed.as_slice()).context("failed to hash the bill of materials")?;

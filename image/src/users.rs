@@ -15,6 +15,9 @@ const FIXED_IDS: &str = include_str!("../base/ids.list");
 /// Group that may read password hashes.
 const SHADOW_GID: u32 = 42;
 
+/// The id that NixOS gives to the group systemd-journal on every machine (its ids.nix).
+const NIXOS_JOURNAL_GID: u32 = 62;
+
 #[derive(Debug)]
 struct User {
     uid: u32,
@@ -49,6 +52,11 @@ impl Users {
             users.read_snippet(&tree.text(&path)?).with_context(|| format!("failed to read {path}"))?;
         }
         Ok(users)
+    }
+
+    /// Those of a system that makes its own: only what the data partition's first folders need.
+    pub fn of_nixos() -> Self {
+        Self { groups: BTreeMap::from([("systemd-journal".into(), NIXOS_JOURNAL_GID)]), ..Self::default() }
     }
 
     /// Group id by name.

@@ -1,0 +1,38 @@
+# The options of cairn.appliance.
+{
+  config,
+  lib,
+  ...
+}: let
+  inherit (lib) mkOption types;
+  workspace = (lib.importTOML ../Cargo.toml).workspace.package;
+in {
+  options.cairn.appliance = {
+    version = mkOption {
+      type = types.str;
+      default = workspace.version;
+      example = "1.4.0";
+      description = "Version of the system: a node takes only what is newer than what it runs.";
+    };
+
+    compatible = mkOption {
+      type = types.str;
+      default = "cairn-nixos-${config.nixpkgs.hostPlatform.linuxArch or "amd64"}";
+      defaultText = lib.literalExpression "\"cairn-nixos-\${linuxArch}\"";
+      example = "acme-box-2";
+      description = "Which machines it is for: a node takes only releases with the same string.";
+    };
+
+    kernelParams = mkOption {
+      type = types.listOf types.str;
+      default = ["console=ttyS0"];
+      description = "More of the kernel's command line, which is part of the kernel image and cannot be changed at boot.";
+    };
+
+    allowLogin = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether somebody may log in, by SSH or at a console. Whoever can, can do so behind the hub's back.";
+    };
+  };
+}

@@ -1,0 +1,109 @@
+# The modules, evaluated with nixpkgs' `lib` over stubs of the NixOS options that they set: what `./x nix-eval` compares.
+{lib}: let
+  inherit (import ./pkgs.nix {inherit lib;}) pkgs fake;
+  names = ["cairn" "cairnd" "cairn-hub" "cairn-oci" "cairn-wasm" "cairn-image"];
+  self.packages.x86_64-linux = lib.genAttrs names (name: fake name {});
+
+  node = import ../node.nix self;
+  hub = import ../hub.nix self;
+  appliance = import ../appliance.nix self;
+
+  evaluate = modules:
+    (lib.evalModules {
+      specialArgs.modulesPath = ./stubs;
+      modules =
+        modules
+        ++ [
+          ./stubs.nix
+          {
+            _module.args.pkgs = pkgs;
+            systemd.package = pkgs.systemd;
+            boot.kernelPackages = lib.mkDefault pkgs.linuxPackages;
+            system.build.toplevel = fake "nixos-system" {};
+          }
+        ];
+    })
+    .config;
+
+  # A derivation says what it was made of; anything else is as it is.
+  shown = value:
+    if value ? script
+    then {${value.name} = shown (value.passthru or {}) // {script = lib.splitString "\n" (lib.trim value.script);};}
+    else if lib.isDerivation value
+    then value.outPath
+    else if builtins.isPath value
+    then builtins.baseNameOf value
+    else if builtins.isFunction value
+    then "a function"
+    else if builtins.isAttrs value
+    then lib.mapAttrs (_: shown) value
+    else if builtins.isList value
+    then map shown value
+    else value;
+
+  # The store path of a file of this tree begins with the hash of the whole tree.
+  plain = text:
+    lib.concatStringsSep "/nix/store/…-" (map (part:
+      if builtins.isList part
+      then ""
+      else part) (lib.filter builtins.isString (builtins.split "/nix/store/[0-9a-z]{32}-" text)));
+  plainly = value:
+    if builtins.isString value
+    then plain (builtins.unsafeDiscardStringContext value)
+    else if builtins.isAttrs value
+    then lib.mapAttrs (_: plainly) value
+    else if builtins.isList value
+    then map plainly value
+    else value;
+
+  golden = modules: let
+    config = evaluate modules;
+    failed = lib.filter (assertion: !assertion.assertion) config.assertions;
+  in
+    assert lib.assertMsg (failed == []) "a golden configuration is refused: ${(lib.head failed).message}";
+      plainly (shown (lib.removeAttrs config ["assertions" "nixpkgs"]));
+
+  said = modules: map (assertion: assertion.message) (lib.filter (assertion: !assertion.assertion) (evaluate modules).assertions);
+  refusals = modules: cases:
+    lib.mapAttrs (_: case: {
+      inherit (case) says;
+      said = said (modules ++ [case.module]);
+    })
+    cases;
+in {
+  goldens = {
+    # Nothing but the switch.
+    node-defaults = golden [node {services.cairn.node.enable = true;}];
+    hub-defaults = golden [
+      hub
+      {
+        services.cairn.hub = {
+          enable = true;
+          names = ["hub.example"];
+        };
+      }
+    ];
+
+    # A site on one machine: every option of hub and node.
+    site = golden [node hub ./site.nix];
+
+    # The whole appliance.
+    appliance = golden [
+      appliance
+      {
+        cairn.appliance = {
+          version = "1.4.0";
+          compatible = "acme-box-2";
+        };
+        services.cairn.node.hub = {
+          url = "https://hub.example:8443";
+          caFile = "/etc/hub-ca.pem";
+        };
+      }
+    ];
+  };
+
+  refused =
+    refusals [node hub] (import ./refused.nix)
+    // refusals [appliance] (import ./refused-appliance.nix);
+}

@@ -1,0 +1,2 @@
+# Stands for NixOS's profile of the same name.
+{}
