@@ -1,19 +1,24 @@
 //! Writes a director and an artifacts repository as a hub publishes them, for independent readers to be tested on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use cairn_model::{
     desired::{DesiredApp, DesiredState, Policy, SCHEMA},
     id::{Digest, NodeId},
+    media::{ARTIFACTS, DIRECTOR, Freshness},
 };
 use cairn_trust::sign::{
-    Artifacts, Director, HubKeys, Lifetimes, RoleName, RootChange, TargetEntry, rotate_root,
+    Artifacts, Director, Exported, HubKeys, Lifetimes, RoleName, RootChange, TargetEntry, rotate_root,
 };
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
 
-/// Writes `tuf/` with both repositories into a folder, and a description of it to `fixture.json`.
+/// Up to where the node's reports have arrived.
+const ACKNOWLEDGED: u64 = 42;
+
+/// Writes `tuf/` with both repositories into a folder, `stick/` with what went onto a stick before, and a description of
+/// both to `fixture.json`.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The folder.
@@ -61,8 +66,28 @@ fn main() -> anyhow::Result<()> {
         };
         director.publish(&keys, &node, generation, &serde_json::to_vec(&state)?, &[entry], now)?;
     }
-    let description = serde_json::json!({ "node": node, "generation": 3, "artifacts": names });
+    // Without an end: its dates are those that a reader might not take.
+    let exported = director.export(&keys, &node, ACKNOWLEDGED, Freshness::Unlimited, now)?;
+    write(&folder.join("stick").join(DIRECTOR).join(node.as_str()), &exported)?;
+    let exported = artifacts.export(&keys, Freshness::Unlimited, now)?;
+    write(&folder.join("stick").join(ARTIFACTS), &exported)?;
+    // A node that asks over the network gets newer ones, with the usual dates.
+    director.file(&keys, &node, "timestamp.json", now)?;
+    artifacts.file(&keys, "timestamp.json", now)?;
+    let description = serde_json::json!({
+        "node": node, "generation": 3, "artifacts": names, "acknowledged": ACKNOWLEDGED,
+    });
     std::fs::write(folder.join("fixture.json"), description.to_string())
         .with_context(|| format!("failed to write {}", folder.join("fixture.json").display()))?;
+    Ok(())
+}
+
+fn write(folder: &Path, exported: &Exported) -> anyhow::Result<()> {
+    for (name, content) in &exported.files {
+        let file = folder.join(name);
+        let failed = || format!("failed to write {}", file.display());
+        std::fs::create_dir_all(file.parent().unwrap_or(folder)).with_context(failed)?;
+        std::fs::write(&file, content).with_context(failed)?;
+    }
     Ok(())
 }

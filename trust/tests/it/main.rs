@@ -5,12 +5,15 @@
 mod clock;
 mod delegations;
 mod envelopes;
+mod export;
 mod fleet;
 mod garbage;
+mod hostile_stick;
 mod metadata;
 mod repository;
 mod signing;
 mod source;
 mod state;
+mod stick;
 mod transport;
 mod uptane;

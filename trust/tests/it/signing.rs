@@ -16,16 +16,12 @@ use cairn_trust::{
     },
 };
 use jiff::Timestamp;
-use serde_json::Value;
 
 use crate::{
     fleet::{Hub, Member, desired_state, entry},
     repository::{at, day, today},
+    stick::version,
 };
-
-fn version(file: &[u8]) -> u64 {
-    serde_json::from_slice::<Value>(file).unwrap()["signed"]["version"].as_u64().unwrap()
-}
 
 #[test]
 fn timestamps_are_signed_anew_only_when_asked_for_and_due() {
