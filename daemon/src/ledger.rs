@@ -19,7 +19,7 @@ use sqlx::{
 
 mod outbox;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use outbox::{OutboxRow, RecordClass};
 

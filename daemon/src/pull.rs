@@ -267,4 +267,4 @@ pub async fn from_ledger(ledger: &Ledger) -> Result<Option<Arc<Assembled>>, Pull
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

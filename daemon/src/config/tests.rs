@@ -87,3 +87,18 @@ fn a_huge_file_is_refused_before_it_is_read() {
     let text = "#".repeat(300 << 10);
     assert!(refused(&[("etc/cairn/cairnd.toml", &text)]).contains("larger than"));
 }
+
+#[test]
+fn expected_roots_are_taken_as_they_are_shown() {
+    let shown = ["ab12"; 16].join(" ").to_uppercase();
+    let dir = root(&[("etc/cairn/cairnd.toml", &format!("[trust]\nroots_sha256 = '{shown}'"))]);
+    let settings = Settings::load(dir.path(), None).unwrap();
+    assert_eq!(settings.roots_sha256.as_deref(), Some("ab12".repeat(16).as_str()));
+    let dir = root(&[("cred/cairn.roots-sha256", &"cd".repeat(32))]);
+    let settings = Settings::load(dir.path(), Some(&dir.path().join("cred"))).unwrap();
+    assert_eq!(settings.roots_sha256.as_deref(), Some("cd".repeat(32).as_str()));
+    for wrong in ["ab12", "sha256:ab", &"xy".repeat(32)] {
+        let message = refused(&[("etc/cairn/cairnd.toml", &format!("[trust]\nroots_sha256 = '{wrong}'"))]);
+        assert!(message.contains("trust.roots_sha256") && message.contains("cairn trust roots"), "{message}");
+    }
+}

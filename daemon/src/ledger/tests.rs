@@ -25,7 +25,7 @@ fn generation(generation: u64, documents: &[&[u8]]) -> StoredGeneration {
     }
 }
 
-fn report(marker: u64) -> Report {
+pub(crate) fn report(marker: u64) -> Report {
     Report {
         schema: 1,
         node: NodeId::of_public_key(&[7; 32]),
@@ -182,4 +182,70 @@ async fn counters_and_addresses_round_trip() {
     let slots = BTreeMap::from([("app/web".to_owned(), 1), ("unit/x".to_owned(), 2)]);
     ledger.set_address_slots(&slots).await.unwrap();
     assert_eq!(ledger.address_slots().await.unwrap(), slots);
+}
+
+#[tokio::test]
+async fn reports_are_read_page_by_page_and_keep_their_numbers() {
+    let (dir, ledger) = fresh().await;
+    for marker in 1..=200 {
+        ledger.push_report(&report(marker), RecordClass::Event, NO_LIMIT).await.unwrap();
+    }
+    let bytes = serde_json::to_string(&report(1)).unwrap().len();
+    let mut seen = Vec::new();
+    loop {
+        let page = ledger.reports_after(seen.last().copied().unwrap_or(0), 10 * bytes).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        assert!(page.len() <= 10, "{}", page.len());
+        seen.extend(numbers(&page));
+    }
+    assert_eq!(seen, (1..=200).collect::<Vec<_>>());
+    assert_eq!(numbers(&ledger.reports_after(199, 1).await.unwrap()), [200], "one, however large");
+    ledger.close().await;
+    let again = Ledger::open(&dir.path().join("ledger.sqlite")).await.unwrap();
+    again.push_report(&report(201), RecordClass::Event, NO_LIMIT).await.unwrap();
+    assert_eq!(numbers(&again.reports_after(198, NO_LIMIT as usize).await.unwrap()), [199, 200, 201]);
+}
+
+#[tokio::test]
+async fn a_signed_acknowledgement_drops_what_it_names_and_finds_a_lost_ledger_out() {
+    let (_dir, ledger) = fresh().await;
+    for marker in 1..=4 {
+        ledger.push_report(&report(marker), RecordClass::Event, NO_LIMIT).await.unwrap();
+    }
+    assert_eq!(ledger.acknowledge_signed(0).await.unwrap(), 0);
+    assert!(ledger.sequence_is_known().await.unwrap(), "there is somebody who counts");
+    assert_eq!(numbers(&ledger.reports_after(0, 1 << 20).await.unwrap()), [1, 2, 3, 4]);
+    assert_eq!(ledger.acknowledge_signed(2).await.unwrap(), 2);
+    assert_eq!(ledger.acknowledge_signed(1).await.unwrap(), 0, "an older word takes nothing back");
+    assert_eq!(numbers(&ledger.reports_after(0, 1 << 20).await.unwrap()), [3, 4]);
+    // Numbers that this ledger never gave: an earlier one did, and nothing of this one has arrived.
+    assert_eq!(ledger.acknowledge_signed(700).await.unwrap(), 0);
+    assert_eq!(numbers(&ledger.reports_after(0, 1 << 20).await.unwrap()), [701, 702]);
+}
+
+#[tokio::test]
+async fn an_enrolment_without_a_hub_is_kept_where_an_older_daemon_does_not_look() {
+    let (_dir, ledger) = fresh().await;
+    let raw = || RawValue::from_string("{}".to_owned()).unwrap();
+    let mut enrolment = Enrolment {
+        hub: None,
+        ca_pem: None,
+        node: NodeId::of_public_key(&[7; 32]),
+        director_root: raw(),
+        artifacts_root: raw(),
+    };
+    ledger.set_enrolment(&enrolment).await.unwrap();
+    assert!(ledger.meta(ENROLMENT).await.unwrap().is_none());
+    assert_eq!(ledger.enrolment().await.unwrap().unwrap().hub, None);
+    enrolment.hub = Some("https://hub:1".parse().unwrap());
+    enrolment.ca_pem = Some("CA".to_owned());
+    ledger.set_enrolment(&enrolment).await.unwrap();
+    assert_eq!(ledger.enrolment().await.unwrap().unwrap().hub, enrolment.hub);
+    assert!(ledger.meta(ENROLMENT_BY_MEDIA).await.unwrap().is_none());
+    // As every daemon before this one wrote it.
+    let written = ledger.meta(ENROLMENT).await.unwrap().unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&written).unwrap();
+    assert_eq!((&value["hub"], &value["ca_pem"]), (&"https://hub:1/".into(), &"CA".into()));
 }

@@ -46,8 +46,10 @@ impl Task {
         }
         let mut enrolling = pin!(self.enrol());
         loop {
-            // Both arms are cancel-safe: what is pinned goes on, a channel keeps what was not received.
+            // Both arms are cancel-safe: what is pinned goes on, a channel keeps what was not received. What enrolling says
+            // of itself comes before what a stick makes of it.
             tokio::select! {
+                biased;
                 enrolment = &mut enrolling => return (enrolment, None),
                 visit = visits.next() => match self.granted(&visit).await {
                     Ok((enrolment, note)) => return (enrolment, Some(Joined { visit, note })),

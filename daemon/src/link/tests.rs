@@ -1,12 +1,15 @@
 //! The link: what an answer of the hub counts for, and sticks, which are read by the real pull from real bundles.
 
+use cairn_model::Digest;
+
 use super::*;
 use crate::pull::PullError;
 
-/// A member that has not heard of its hub yet.
-async fn task(dir: &std::path::Path) -> Task {
-    let key = Arc::new(KeyPair::generate().unwrap());
-    let config = Config {
+mod sticks;
+
+/// A node without a hub.
+fn config(dir: &std::path::Path, key: &Arc<KeyPair>) -> Config {
+    Config {
         hub: None,
         roots_sha256: None,
         trust_dir: dir.join("trust"),
@@ -14,7 +17,13 @@ async fn task(dir: &std::path::Path) -> Task {
         key: key.clone(),
         facts: Facts::default(),
         clock: Clocked { floor: None },
-    };
+    }
+}
+
+/// A member that has not heard of its hub yet.
+async fn task(dir: &std::path::Path) -> Task {
+    let key = Arc::new(KeyPair::generate().unwrap());
+    let config = config(dir, &key);
     let status = LinkStatus {
         state: LinkState::Offline,
         problem: None,

@@ -1,16 +1,28 @@
 //! Pulling from real repositories, made by a hub's own code: whole or not at all, signed or not at all, never older.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_model::{NodeId, compose::App, oci};
+use cairn_model::{
+    NodeId,
+    compose::App,
+    enroll::{EnrollGrant, EnrollState},
+    media::{ARTIFACTS, DIRECTOR, Freshness, RECEIPT, blob_path, grant_path},
+    oci,
+};
 use cairn_trust::{
     fetch::{Fetch, FetchError},
+    keys::roots_fingerprint,
     sign::{Artifacts, Director, HubKeys, Lifetimes, SignError, TargetEntry},
 };
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
+use serde_json::value::RawValue;
 
 use super::*;
 use crate::source::BlobStream;
@@ -32,23 +44,27 @@ impl Fetch for Files {
 }
 
 /// A hub in a folder: both repositories and what hangs below them.
-struct Hub {
+pub(crate) struct Hub {
     dir: tempfile::TempDir,
-    node: NodeId,
+    pub(crate) node: NodeId,
     keys: Arc<HubKeys>,
     director: Arc<Director>,
     artifacts: Arc<Artifacts>,
     director_files: Files,
     artifacts_files: Files,
-    content: BTreeMap<Digest, Vec<u8>>,
+    pub(crate) content: BTreeMap<Digest, Vec<u8>>,
     asked: Mutex<Vec<Digest>>,
 }
 
 impl Hub {
     fn new() -> Self {
+        Self::of(NodeId::of_public_key(&[7; 32]))
+    }
+
+    /// The hub of one node.
+    pub(crate) fn of(node: NodeId) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let now = Timestamp::now();
-        let node = NodeId::of_public_key(&[7; 32]);
         let keys = Arc::new(HubKeys::generate().unwrap());
         let lifetimes = Lifetimes::default();
         let director = Arc::new(Director::init(&dir.path().join("d"), &keys, lifetimes, now).unwrap());
@@ -65,7 +81,7 @@ impl Hub {
         Self { dir, node, keys, director, artifacts, director_files, artifacts_files, content, asked }
     }
 
-    fn put(&mut self, bytes: impl Into<Vec<u8>>) -> Digest {
+    pub(crate) fn put(&mut self, bytes: impl Into<Vec<u8>>) -> Digest {
         let bytes = bytes.into();
         let digest = Digest::of(&bytes);
         self.content.insert(digest.clone(), bytes);
@@ -88,7 +104,7 @@ impl Hub {
     }
 
     /// A component as an image, and an app that runs it.
-    fn app(&mut self, module: &[u8]) -> (Digest, Digest) {
+    pub(crate) fn app(&mut self, module: &[u8]) -> (Digest, Digest) {
         let blob = (oci::MEDIA_TYPE_WASM_LAYER, self.put(module), module.len());
         let image = self.manifest(oci::MEDIA_TYPE_WASM_CONFIG, b"{}".to_vec(), &[blob]);
         let compose = format!("services:\n  api:\n    image: a@{image}\n    platform: wasi/wasm\n");
@@ -101,7 +117,7 @@ impl Hub {
     }
 
     /// Wants `app` on the node; `signed` are the manifests that both repositories vouch for.
-    fn publish(&self, generation: u64, app: &Digest, signed: &[&Digest]) {
+    pub(crate) fn publish(&self, generation: u64, app: &Digest, signed: &[&Digest]) {
         let entries: Vec<_> = signed.iter().map(|digest| self.entry(digest)).collect();
         let desired = serde_json::json!({
             "schema": 1, "node": self.node, "generation": generation,
@@ -112,6 +128,44 @@ impl Hub {
         let now = Timestamp::now();
         self.artifacts.add(&self.keys, &entries, now).unwrap();
         self.director.publish(&self.keys, &self.node, generation, &desired, &entries, now).unwrap();
+    }
+
+    /// What makes the node a member.
+    pub(crate) fn grant(&self) -> EnrollGrant {
+        let raw = |bytes| Some(RawValue::from_string(String::from_utf8(bytes).unwrap()).unwrap());
+        EnrollGrant {
+            schema: 1,
+            node: self.node.clone(),
+            state: EnrollState::Approved,
+            director_root: raw(self.director.first_root().unwrap()),
+            artifacts_root: raw(self.artifacts.first_root().unwrap()),
+        }
+    }
+
+    pub(crate) fn roots_fingerprint(&self) -> String {
+        roots_fingerprint(&self.director.first_root().unwrap(), &self.artifacts.first_root().unwrap())
+    }
+
+    /// Writes a stick for the node, as `cairn usb export` does; signed at `now`.
+    pub(crate) fn export(&self, stick: &Path, acknowledged: u64, freshness: Freshness, now: Timestamp) {
+        let put = |path: String, bytes: &[u8]| {
+            let path = stick.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        };
+        for (digest, bytes) in &self.content {
+            put(blob_path(digest), bytes);
+        }
+        let director = self.director.export(&self.keys, &self.node, acknowledged, freshness, now).unwrap();
+        let artifacts = self.artifacts.export(&self.keys, freshness, now).unwrap();
+        for (name, bytes) in director.files {
+            put(format!("{DIRECTOR}/{}/{name}", self.node), &bytes);
+        }
+        for (name, bytes) in artifacts.files {
+            put(format!("{ARTIFACTS}/{name}"), &bytes);
+        }
+        put(grant_path(&self.node), &serde_json::to_vec(&self.grant()).unwrap());
+        put(RECEIPT.to_owned(), b"{}");
     }
 
     async fn puller(&self) -> (Ledger, Puller) {

@@ -293,3 +293,6 @@ impl Source for MediaSource {
         Ok(BlobStream { offset, bytes })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,8 +19,8 @@ use super::*;
 
 /// A hub of this test's own, over TLS by a CA of its own.
 pub(crate) struct Hub {
-    url: url::Url,
-    ca_pem: String,
+    pub(crate) url: url::Url,
+    pub(crate) ca_pem: String,
 }
 
 fn certificates() -> (String, rustls::ServerConfig) {

@@ -137,8 +137,7 @@ async fn a_hub_that_restarts_is_asked_again() {
 
 #[tokio::test]
 async fn a_read_that_waits_ends_when_it_is_stopped() {
-    let client =
-        hub(Router::new().route("/v2/_/blobs/{d}", get(pending::<String>))).await.client();
+    let client = hub(Router::new().route("/v2/_/blobs/{d}", get(pending::<String>))).await.client();
     let (_sender, sources) = only_hub(client);
     let stop = Arc::new(AtomicBool::new(false));
     let (mut carrier, serving) = build(sources, QUICK, stop.clone());
@@ -150,4 +149,138 @@ async fn a_read_that_waits_ends_when_it_is_stopped() {
     stop.store(true, Ordering::Relaxed);
     let error = reading.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted, "{error}");
+}
+
+/// A stick with this blob; its folder goes with it.
+fn stick(bytes: Option<&[u8]>) -> (tempfile::TempDir, Arc<MediaSource>) {
+    let dir = tempfile::tempdir().unwrap();
+    if let Some(bytes) = bytes {
+        let path = dir.path().join(cairn_model::media::blob_path(&Digest::of(bytes)));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let source = MediaSource::open(dir.path(), &cairn_model::NodeId::of_public_key(&[7; 32])).unwrap();
+    (dir, Arc::new(source))
+}
+
+/// Reads all of `blob` on a thread of its own, from these sources.
+fn reading(
+    sources: Sources,
+    patience: Patience,
+    blob: &Payload,
+) -> tokio::task::JoinHandle<io::Result<Vec<u8>>> {
+    let (mut carrier, serving) = build(sources, patience, Arc::default());
+    tokio::spawn(serving);
+    let blob = blob.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        carrier.read(&blob, 0, blob.size)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    })
+}
+
+#[tokio::test]
+async fn a_stick_is_read_before_the_hub_is_asked() {
+    let shop = Shop::new(3_000_000);
+    let (_dir, stick) = stick(Some(&shop.bytes));
+    let (blob, bytes, answers) = (shop.payload(), shop.bytes.clone(), shop.answers.clone());
+    let client = hub(shop.router()).await.client();
+    let (_held, sources) = sources(Some(stick), Some(client));
+    assert!(reading(sources, QUICK, &blob).await.unwrap().unwrap() == bytes);
+    assert_eq!(answers.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn the_hub_gives_what_the_stick_lacks() {
+    let shop = Shop::new(300_000);
+    let (_dir, stick) = stick(None);
+    let (blob, bytes) = (shop.payload(), shop.bytes.clone());
+    let client = hub(shop.router()).await.client();
+    let (_held, sources) = sources(Some(stick), Some(client));
+    assert!(reading(sources, QUICK, &blob).await.unwrap().unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_stick_that_failed_comes_after_the_hub() {
+    let shop = Shop::new(300_000);
+    let (dir, stick) = stick(Some(&shop.bytes));
+    let (blob, bytes, answers) = (shop.payload(), shop.bytes.clone(), shop.answers.clone());
+    let changed = vec![0; bytes.len()];
+    std::fs::write(dir.path().join(cairn_model::media::blob_path(&blob.digest)), changed).unwrap();
+    let tired = Some(Arc::downgrade(&stick));
+    let client = hub(shop.router()).await.client();
+    let (_held, sources) = sources(Some(stick), Some(client));
+    let sources = Sources { tired, ..sources };
+    assert!(reading(sources, QUICK, &blob).await.unwrap().unwrap() == bytes);
+    assert_eq!(answers.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn without_a_hub_what_the_stick_lacks_ends_the_read_with_its_cure() {
+    let (_dir, stick) = stick(None);
+    let (_held, sources) = sources(Some(stick), None);
+    let error = reading(sources, QUICK, &Shop::new(10).payload()).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("export to it again"), "{error}");
+}
+
+#[tokio::test]
+async fn a_stick_that_is_plugged_in_takes_over_from_a_hub_that_hangs() {
+    let shop = Shop::new(300_000);
+    let (_dir, stick) = stick(Some(&shop.bytes));
+    let asked = watch::channel(false).0;
+    let hangs = {
+        let asked = asked.clone();
+        move || {
+            asked.send_replace(true);
+            pending::<String>()
+        }
+    };
+    let client = hub(Router::new().route("/v2/_/blobs/{d}", get(hangs))).await.client();
+    let ((plug, _hub), sources) = sources(None, Some(client));
+    let read = reading(sources, QUICK, &shop.payload());
+    asked.subscribe().wait_for(|asked| *asked).await.unwrap();
+    plug.send_replace(Some(stick));
+    assert!(read.await.unwrap().unwrap() == shop.bytes);
+}
+
+#[tokio::test]
+async fn a_stick_that_is_pulled_is_let_go_and_the_next_one_goes_on() {
+    let shop = Shop::new(40_000_000);
+    let (_dir, first) = stick(Some(&shop.bytes));
+    let (_other, second) = stick(Some(&shop.bytes));
+    let held = Arc::downgrade(&first);
+    let ((plug, _hub), sources) = sources(Some(first), None);
+    let (mut carrier, serving) = build(sources, QUICK, Arc::default());
+    tokio::spawn(serving);
+    let (blob, begun) = (shop.payload(), watch::channel(false).0);
+    let (reads, goes_on) = (begun.clone(), std::sync::mpsc::channel::<()>());
+    let (go_on, wait) = goes_on;
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = vec![0; 1000];
+        let mut reader = carrier.read(&blob, 0, blob.size).unwrap();
+        reader.read_exact(&mut bytes).unwrap();
+        reads.send_replace(true);
+        wait.recv().unwrap();
+        reader.read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    begun.subscribe().wait_for(|begun| *begun).await.unwrap();
+    plug.send_replace(None);
+    let gone = async {
+        while held.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("nothing holds it");
+    go_on.send(()).unwrap();
+    plug.send_replace(Some(second));
+    assert!(read.await.unwrap() == shop.bytes);
+}
+
+#[tokio::test]
+async fn with_neither_stick_nor_hub_it_says_what_is_missing() {
+    let ((_plug, _hub), sources) = sources(None, None);
+    let patience = Patience { silence: Duration::from_millis(50), ..QUICK };
+    let error = reading(sources, patience, &Shop::new(10).payload()).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("plug the stick in again"), "{error}");
 }
