@@ -24,6 +24,7 @@ fn stick_round_trip_outbox() -> Result<()> {
     site::wait_answer(&mut site.vm, 8081, "WebAssembly")?;
     site.visit()?;
     let (early, late) = (sequences(&first, &site.id)?, sequences(&site.folder, &site.id)?);
+    ensure!(!early.is_empty(), "the first stick has no reports");
     ensure!(late.last() > early.last(), "nothing new on the second stick: {early:?}, {late:?}");
 
     // The later one comes first, then the earlier one, then both again.
