@@ -1,5 +1,6 @@
 //! `./x bench`: figures, each with its baseline in the same run, printed as one table a subject.
 
+mod nix;
 mod node;
 mod ota;
 mod runtime;
@@ -19,6 +20,8 @@ pub(crate) enum What {
     Wasm,
     /// A node under QEMU: memory, boot, and from a deploy to what it asks for.
     Node,
+    /// The flake: evaluation, and the image built by Nix, against building it without.
+    Nix,
     /// OS updates: what they fetch, how long they take and what memory, against other tools; then on a node under QEMU.
     Ota,
     /// Sticks: what a node takes from one against `cp`, and what one for 50 nodes costs against one for a single node.
@@ -48,6 +51,7 @@ pub(crate) fn run(what: &[What]) -> Result<()> {
                 image::build(image::Flavour::Test)?;
                 node::measure()?
             }
+            What::Nix => nix::measure()?,
             What::Ota => {
                 ota::measure()?;
                 continue;
