@@ -133,3 +133,82 @@ fn is_unreadable(error: &PullError) -> bool {
         | PullError::Ledger(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use cairn_model::Digest;
+
+    use super::*;
+
+    fn transport() -> FetchError {
+        let source = io::Error::from_raw_os_error(5);
+        FetchError::Transport { path: "timestamp.json".to_owned(), source: Box::new(source) }
+    }
+
+    #[test]
+    fn every_refusal_has_a_cure_and_speaks_of_sticks() {
+        let node = NodeId::of_public_key(&[7; 32]);
+        let seen = || Circumstances { node: &node, applied: 7, is_there: true, other_fleet: false };
+        let digest = Digest::of(b"x");
+        let absent = |path: &str| ClientError::Absent { path: path.to_owned() };
+        let director = |e| PullError::Verify(UpdateError::Director(e));
+        let artifacts = |e| PullError::Verify(UpdateError::Artifacts(e));
+        let io = || SourceError::Media { what: "blob".to_owned(), cause: "input/output error".to_owned() };
+        let damaged = || SourceError::Damaged { what: "x".to_owned(), cause: "3 bytes".to_owned() };
+        let cases = [
+            (director(absent("timestamp.json")), None, "cairn usb export --node n-"),
+            (director(absent("3.snapshot.json")), None, "3.snapshot.json is missing; write it again"),
+            (artifacts(absent("timestamp.json")), None, "timestamp.json is missing; write it again"),
+            (
+                director(ClientError::WrongNode { found: "n-1".to_owned() }),
+                Some("wrong-node"),
+                "another node's",
+            ),
+            (
+                director(ClientError::WrongRepository),
+                Some("wrong-repository"),
+                "not signed by this node's fleet",
+            ),
+            (
+                director(ClientError::Tampered { name: "t".to_owned() }),
+                Some("tampering"),
+                "changed or is damaged",
+            ),
+            (
+                PullError::Verify(Refusal::OlderGeneration { offered: 5, applied: 7 }.into()),
+                Some("rollback"),
+                "older than what this node has taken already (generation 7)",
+            ),
+            (
+                PullError::Ledger(LedgerError::Older { offered: 5, applied: 7 }),
+                None,
+                "older than what this node",
+            ),
+            (PullError::Source(damaged()), None, "changed or is damaged"),
+            (
+                PullError::Blob(SourceError::Corrupt { digest: digest.clone() }.into()),
+                Some("arbitrary-software"),
+                "changed or is damaged",
+            ),
+            (PullError::Blob(SourceError::Absent { digest: digest.clone() }.into()), None, "--since"),
+            (PullError::Unsigned { digest }, Some("arbitrary-software"), "Deploy the app again"),
+        ];
+        for (error, attack, words) in cases {
+            let refused = refused(&error, &seen());
+            assert_eq!(refused.attack.as_deref(), attack, "{refused:?}");
+            assert!(refused.text.contains(words) && !refused.broken, "{words}: {refused:?}");
+            let torn = super::refused(&error, &Circumstances { is_there: false, ..seen() });
+            assert!(torn.broken && torn.text.contains("plug it in again"), "{torn:?}");
+        }
+        for error in [director(ClientError::Fetch(transport())), PullError::Source(io())] {
+            let refused = refused(&error, &seen());
+            assert!(refused.broken && refused.text.contains("plug it in again"), "{refused:?}");
+            assert!(!refused.text.contains("network"), "a stick has none: {refused:?}");
+        }
+        let foreign = Circumstances { other_fleet: true, ..seen() };
+        let refused = refused(&director(ClientError::WrongRepository), &foreign);
+        assert_eq!(refused.attack.as_deref(), Some(WRONG_FLEET), "{refused:?}");
+    }
+}

@@ -67,14 +67,15 @@ impl Node {
         }
     }
 
-    /// By NTP, or by a hub whose time was seen to be the same.
+    /// By NTP, or by a hub whose time was seen to be the same; where there is no hub, by the people who see to the node.
     fn is_clock_set(&self) -> bool {
         let by_hub = {
             let link = self.config.link.borrow();
             link.verified.is_some() && link.skew_seconds.unsigned_abs() < MAX_SKEW_SECONDS
         };
         // What systemd-timesyncd leaves once it has set the clock in this boot.
-        by_hub || self.config.root.join("run/systemd/timesync/synchronized").exists()
+        let by_ntp = || self.config.root.join("run/systemd/timesync/synchronized").exists();
+        !self.config.has_hub || by_hub || by_ntp()
     }
 
     async fn keep_up_expectations(&mut self) {

@@ -71,6 +71,52 @@ async fn a_desired_os_is_written_tried_and_kept() {
 }
 
 #[tokio::test]
+async fn without_a_hub_an_os_comes_by_stick_and_is_kept_without_asking_for_one() {
+    let (old, new) = builds();
+    let mut stage = Stage::new(&old).await;
+    stage.hubless = true;
+    let release = stage.release(&new, |_| {});
+    let desire = |daemon: &stage::Daemon| {
+        daemon.desire(&release, |wanted| {
+            // Nobody sets its clock but people: windows are kept by that.
+            let windows = ["00:00-12:00", "12:00-00:00"].map(str::to_owned).into();
+            wanted.reboot = RebootPolicy::Window { windows, time_zone: "UTC".to_owned() };
+        });
+    };
+    let mut daemon = stage.boot(&old, Slot::A).await;
+    desire(&daemon);
+    daemon.until("it waits for the stick", |s| s.state == OsState::Fetching).await;
+    daemon.stick.send_replace(Some(stage.stick()));
+    daemon.until_restart().await;
+    daemon.end().await;
+    assert_eq!(stage.shop.sent.load(Ordering::SeqCst), 0, "nobody asked the hub");
+    stage.count_a_try("cairn_2+3-0.efi", "cairn_2+2-1.efi");
+
+    let daemon = stage.boot(&new, Slot::B).await;
+    desire(&daemon);
+    daemon.until("kept", |status| status.state == OsState::Good).await;
+    let events = daemon.end().await;
+    let kept = events.iter().find(|event| event.reason == "os-kept").expect("it is told");
+    assert!(kept.message.contains("the hub is not asked"), "{}", kept.message);
+}
+
+#[tokio::test]
+async fn a_stick_tries_at_once_what_would_wait() {
+    let (old, new) = builds();
+    let mut stage = Stage::new(&old).await;
+    stage.hubless = true;
+    let mut daemon = stage.boot(&old, Slot::A).await;
+    let empty = tempfile::tempdir().unwrap();
+    let node = "n-0123456789abcdef".parse().unwrap();
+    daemon.stick.send_replace(Some(Arc::new(MediaSource::open(empty.path(), &node).unwrap())));
+    daemon.desire(&stage.release(&new, |_| {}), |_| {});
+    let failed = daemon.until("the stick lacks it", |s| s.state == OsState::Failed).await;
+    assert!(failed.detail.unwrap().contains("export to it again"));
+    daemon.stick.send_replace(Some(stage.stick()));
+    daemon.until_restart().await;
+}
+
+#[tokio::test]
 async fn an_os_that_is_not_well_is_given_up_and_not_tried_again() {
     let (old, new) = builds();
     let mut stage = Stage::new(&old).await;

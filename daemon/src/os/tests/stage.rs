@@ -25,6 +25,7 @@ use cairn_model::{
     DesiredState, Facts, Release,
     desired::{DesiredOs, Policy},
     local::LinkState,
+    media::blob_path,
     report::{Event, NodeStatus, Record, Slot},
 };
 use cairn_ota::{
@@ -42,7 +43,7 @@ use crate::{
     assemble::{WantedOs, node_arch},
     ledger::Ledger,
     report,
-    source::tests::hub,
+    source::{MediaSource, tests::hub},
 };
 
 /// How long anything may take.
@@ -175,6 +176,8 @@ pub(super) struct Stage {
     pub(super) dir: tempfile::TempDir,
     pub(super) shop: Arc<Shop>,
     pub(super) patience: Patience,
+    /// Only sticks come to it.
+    pub(super) hubless: bool,
     client: HubClient,
     boots: u32,
 }
@@ -194,7 +197,7 @@ impl Stage {
         }
         overwrite(&dir.path().join("root-a"), &build.root);
         overwrite(&dir.path().join("tree-a"), &build.tree.bytes);
-        let stage = Self { dir, shop, patience: Patience::default(), client, boots: 0 };
+        let stage = Self { dir, shop, patience: Patience::default(), hubless: false, client, boots: 0 };
         fs::create_dir_all(stage.entries_dir()).unwrap();
         fs::write(stage.entries_dir().join(format!("cairn_{}.efi", build.version)), &build.uki).unwrap();
         stage
@@ -248,6 +251,18 @@ impl Stage {
         release
     }
 
+    /// A stick with all that the hub has.
+    pub(super) fn stick(&self) -> Arc<MediaSource> {
+        let root = self.dir.path().join("stick");
+        for (digest, bytes) in self.shop.blobs.lock().unwrap().iter() {
+            let path = root.join(blob_path(&digest.parse().unwrap()));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        let node = KeyPair::generate().unwrap().public().node_id();
+        Arc::new(MediaSource::open(&root, &node).unwrap())
+    }
+
     /// Boots `build` from `slot`, and starts the daemon's task on it.
     pub(super) async fn boot(&mut self, build: &Build, slot: Slot) -> Daemon {
         self.boots += 1;
@@ -284,7 +299,7 @@ impl Stage {
             skew_seconds: 0,
             hub: Some("https://hub".to_owned()),
         });
-        let (hub, hub_out) = watch::channel(Some(self.client.clone()));
+        let (hub, hub_out) = watch::channel((!self.hubless).then(|| self.client.clone()));
         let (stick, stick_out) = watch::channel(None);
         let (bell, restarts) = watch::channel(0);
         let config = Config {
@@ -292,7 +307,7 @@ impl Stage {
             state_dir: self.dir.path().join("os"),
             run_dir,
             health_command: vec![],
-            has_hub: true,
+            has_hub: !self.hubless,
             desired: desired_out,
             work: work_out,
             link: link_out,
@@ -321,12 +336,13 @@ impl Stage {
         let (_, reporting) = report::build(report, ledger.clone(), stop.clone());
         let reporting = tokio::spawn(reporting);
         let held: Vec<Box<dyn std::any::Any + Send>> =
-            vec![Box::new(status), Box::new(seconds), Box::new(no_hub), Box::new(hub), Box::new(stick)];
+            vec![Box::new(status), Box::new(seconds), Box::new(no_hub), Box::new(hub)];
         Daemon {
             os,
             desired,
             work,
             link,
+            stick,
             bus,
             restarts,
             ledger,
@@ -352,6 +368,7 @@ pub(super) struct Daemon {
     pub(super) desired: watch::Sender<Option<Arc<Assembled>>>,
     pub(super) work: watch::Sender<WorkStatus>,
     pub(super) link: watch::Sender<LinkStatus>,
+    pub(super) stick: watch::Sender<Option<Arc<MediaSource>>>,
     pub(super) bus: mpsc::Sender<OsRequest>,
     restarts: watch::Receiver<u32>,
     ledger: Ledger,
