@@ -52,7 +52,11 @@
   # There is no lock of arm64 packages, and NixOS comes from nixpkgs alone.
   onDebian =
     if system == "x86_64-linux"
-    then {inherit (ours) image release;}
+    then {
+      inherit (ours) image release;
+      # With a root shell on a virtio port: what tests-vm boots.
+      image-test = (appliance {test = true;}).image;
+    }
     else {};
   onNixos =
     if prebuilt

@@ -50,7 +50,9 @@ impl Lab {
             fs::remove_dir_all(&dir).with_context(|| format!("failed to empty {}", dir.display()))?;
         }
         fs::create_dir_all(&dir)?;
-        let image = target.join(image).join("disk.raw");
+        // Another build of the same image, such as Nix's: CAIRN_IMAGE is its folder.
+        let image =
+            env::var_os("CAIRN_IMAGE").map_or_else(|| target.join(image), PathBuf::from).join("disk.raw");
         let lab = Self { accel: accel::probe(&target)?, image, dir, target };
         for needed in [lab.image.clone(), lab.binaries().join("cairn-hub"), lab.binaries().join("cairn")] {
             ensure!(

@@ -132,7 +132,7 @@ fn same_image(site: &Site) -> Result<()> {
     )?;
     process::output(Command::new("diff").arg("-r").arg(&link).arg(image::dir(Flavour::Production)))
         .map(drop)
-        .context("the image that Nix built is another one than ./x image built of the same")
+        .context("Nix built another image than ./x image; if git does not track all of dist/, add it: Nix sees nothing else")
 }
 
 /// A user's own flake, on top of ours.
