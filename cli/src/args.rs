@@ -2,17 +2,19 @@
 //! from it.
 
 mod os;
+mod usb;
 mod value;
 
 use std::{path::PathBuf, time::Duration};
 
-use cairn_model::{AppName, ServiceName};
+use cairn_model::{AppName, ServiceName, media::Freshness};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{failure::EXIT_CODES, reference::Reference};
 
 pub(crate) use os::{LocalOsVerb, OsMany, OsSet, OsStatus, OsTargets, OsVerb, RebootArg};
+pub(crate) use usb::{TrustVerb, UsbExport, UsbVerb};
 pub(crate) use value::{LabelEdit, parse_name};
 
 /// Where a node's daemon listens.
@@ -58,6 +60,12 @@ pub(crate) enum Noun {
     /// Images, wasm components, apps and OS releases in the hub
     #[command(subcommand)]
     Artifact(ArtifactVerb),
+    /// Sticks: what carries everything to nodes without a network, and their reports back
+    #[command(subcommand)]
+    Usb(UsbVerb),
+    /// What nodes and sticks are verified by
+    #[command(subcommand)]
+    Trust(TrustVerb),
     /// What nodes report to have happened
     #[command(subcommand)]
     Event(EventVerb),
@@ -176,12 +184,32 @@ pub(crate) enum NodeVerb {
         #[arg(required = true, value_name = "LABEL")]
         labels: Vec<LabelEdit>,
     },
+    /// Say how long what is signed for nodes holds: a week for connected ones, longer for those that get sticks
+    Freshness(NodeFreshness),
     /// Remove nodes from the fleet: their keys count no more
     Rm {
         /// Id, unique beginning of one, or host name
         #[arg(required = true, value_name = "NODE")]
         nodes: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "An export for these nodes is refused by them once it is older than that: the longer, the longer \
+                        somebody can hold back what is newer. Nodes that enrolled by stick begin with 90 days."
+)]
+pub(crate) struct NodeFreshness {
+    /// A number of days (90), `connected` (a week, renewed by the hub), or `none` (for ever)
+    #[arg(value_name = "DAYS|connected|none", value_parser = value::parse_freshness)]
+    pub(crate) freshness: Freshness,
+    #[command(flatten)]
+    pub(crate) targets: OsTargets,
+    /// With `none`: such nodes take any export that is newer than what they have, however old it is
+    #[arg(long)]
+    pub(crate) accept_no_expiry: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]

@@ -185,7 +185,7 @@ impl Client {
         Ok(body.freeze())
     }
 
-    fn hub(&self) -> &Url {
+    pub(crate) fn hub(&self) -> &Url {
         &self.connection.hub
     }
 }

@@ -16,6 +16,10 @@ mod os;
 mod os_push;
 mod os_set;
 mod token;
+mod trust;
+mod usb;
+mod usb_export;
+mod usb_import;
 mod watch;
 
 use jiff::Timestamp;
@@ -41,6 +45,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Noun::App(verb) => app::run(&connect, verb).await,
         Noun::Os(verb) => os::run(&connect, verb).await,
         Noun::Artifact(verb) => artifact::run(&connect, verb).await,
+        Noun::Usb(verb) => usb::run(&connect, verb).await,
+        Noun::Trust(verb) => trust::run(&connect()?, verb).await,
         Noun::Event(verb) => event::run(&connect()?, verb).await,
         Noun::Audit(verb) => audit::run(&connect()?, verb).await,
         Noun::Local(verb) => local::run(verb).await,

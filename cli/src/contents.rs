@@ -97,6 +97,11 @@ impl Manifest {
         }
     }
 
+    /// What must be there beside the manifest: config and layers.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.config.iter().chain(&self.layers)
+    }
+
     /// The config blob, of a manifest that has a release's marks, both.
     pub(crate) fn release_config(&self) -> Result<&Descriptor, ReleaseError> {
         let kind = self.kind();

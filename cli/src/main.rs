@@ -5,12 +5,14 @@
 //! hands what came to a renderer (`render`): people's tables and machines' JSON are apart. It starts no task of its own.
 
 mod args;
+mod bundle;
 mod client;
 mod command;
 mod config;
 mod connection;
 mod contents;
 mod failure;
+mod meter;
 mod oci_layout;
 mod os_outlook;
 mod proposal;

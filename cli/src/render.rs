@@ -14,6 +14,7 @@ mod structured;
 mod table;
 pub(crate) mod text;
 mod token;
+pub(crate) mod usb;
 
 use jiff::Timestamp;
 use serde::Serialize;

@@ -1,7 +1,7 @@
 //! The terminal: the one place that writes to stdout and stderr.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
     process::ExitCode,
 };
 
@@ -56,6 +56,20 @@ pub(crate) fn report(failure: &Failure) -> ExitCode {
 
 fn exit_code(kind: Kind) -> ExitCode {
     ExitCode::from(kind as u8)
+}
+
+/// Asks a question that a `y` answers; `unattended` is what to type where nobody is there to answer.
+pub(crate) fn confirm(question: &str, unattended: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage(format!("nobody is here to ask: {question}")).cure(unattended));
+    }
+    note(&format!("{question} [y/N]"));
+    let mut answer = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::failed(format!("cannot read the answer: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// A line on stderr that is overwritten as work goes on; silent where nobody watches.

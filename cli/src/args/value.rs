@@ -2,10 +2,13 @@
 
 use std::{str::FromStr, time::Duration};
 
-use cairn_model::MaintenanceWindow;
+use cairn_model::{MaintenanceWindow, media::Freshness};
 
 /// The longest label key or value.
 const MAX_LABEL: usize = 63;
+
+/// Ten years: who wants more wants `none`.
+const MAX_DAYS: u32 = 3650;
 
 /// One change of a node's labels: `KEY=VALUE` or `KEY-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +84,26 @@ pub(crate) fn parse_selector(text: &str) -> Result<String, String> {
         Ok(text.into())
     } else {
         Err("expected KEY=VALUE or KEY!=VALUE, joined by commas, as in zone=berlin,stage!=test".into())
+    }
+}
+
+/// The value of the label `site`.
+pub(crate) fn parse_site(text: &str) -> Result<String, String> {
+    let (_, value) = parse_label(&format!("site={text}"))?;
+    if value.is_empty() { Err("expected the value of the label site".into()) } else { Ok(value) }
+}
+
+/// `90`, `connected`, or `none`.
+pub(crate) fn parse_freshness(text: &str) -> Result<Freshness, String> {
+    match text {
+        "connected" => Ok(Freshness::Connected),
+        "none" => Ok(Freshness::Unlimited),
+        days => days
+            .parse()
+            .ok()
+            .filter(|days| (1..=MAX_DAYS).contains(days))
+            .map(Freshness::Days)
+            .ok_or_else(|| format!("expected a number of days from 1 to {MAX_DAYS}, connected, or none")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Pushing through `/v2` (OCI Distribution Spec 1.1): what the hub has already is not sent again, manifests go last. And
 //! reading what must be the bytes of a digest.
 
+pub(crate) mod download;
 mod upload;
 
 use std::path::PathBuf;

@@ -1,11 +1,7 @@
 //! `cairn artifact sign`: shows what an operator is about to call genuine, and signs that. The hub that proposes it is
 //! not trusted: what is genuine already comes verified from the artifacts repository, under a root that was pinned.
 
-use std::{
-    fs,
-    io::{self, BufRead as _, IsTerminal as _},
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use cairn_model::{Digest, api::Artifact, error::chain, oci::MAX_MANIFEST_BYTES, release};
 use cairn_trust::{
@@ -69,8 +65,8 @@ pub(super) async fn run(client: &Client, args: ArtifactSign) -> Result<(), Failu
     if args.dry_run {
         return Ok(());
     }
-    if !args.yes {
-        ask()?;
+    if !args.yes && !screen::confirm("sign these?", "look at --dry-run, then use --yes")? {
+        return Err(Failure::new(Kind::Failed, "not signed"));
     }
     let signed = sign_file(&unsigned, &[&key]).map_err(|error| Failure::failed(chain(&error)))?;
     let _: Vec<Artifact> = client.post_raw(&["artifacts", "signed-targets"], signed).await?;
@@ -213,23 +209,4 @@ fn show(unveiled: &[Unveiled]) -> Result<(), Failure> {
         }
     }
     screen::print(&text)
-}
-
-fn ask() -> Result<(), Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(
-            Failure::usage("nobody is here to ask whether to sign").cure("look at --dry-run, then use --yes")
-        );
-    }
-    screen::note("sign these? [y/N]");
-    let mut answer = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .map_err(|error| Failure::failed(format!("cannot read the answer: {error}")))?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        Ok(())
-    } else {
-        Err(Failure::new(Kind::Failed, "not signed"))
-    }
 }

@@ -3,11 +3,12 @@
 use cairn_model::{
     NodeId,
     api::{LabelChange, Node, OsNode},
+    media::{Freshness, FreshnessSet},
 };
 use reqwest::Method;
 
 use crate::{
-    args::{LabelEdit, NodeLs, NodeVerb},
+    args::{Format, LabelEdit, NodeFreshness, NodeLs, NodeVerb},
     client::Client,
     failure::Failure,
     render, screen,
@@ -27,6 +28,7 @@ pub(super) async fn run(client: &Client, verb: NodeVerb) -> Result<(), Failure> 
             Ok(())
         }
         NodeVerb::Label { node, labels } => label(client, &node, labels).await,
+        NodeVerb::Freshness(args) => freshness(client, args).await,
         NodeVerb::Rm { nodes } => {
             for node in find_all(client, &nodes).await? {
                 client.delete(&["nodes", node.id.as_str()]).await?;
@@ -49,6 +51,36 @@ async fn ls(client: &Client, args: NodeLs) -> Result<(), Failure> {
         |nodes, now| render::list(args.output.output, nodes, now),
     )
     .await
+}
+
+/// How long what is signed for nodes holds.
+async fn freshness(client: &Client, args: NodeFreshness) -> Result<(), Failure> {
+    if args.freshness == Freshness::Unlimited && !args.accept_no_expiry {
+        return Err(Failure::usage(
+            "without an end nodes take any export that is newer than what they have, however old",
+        )
+        .cure("say a number of days; if that is meant, add --accept-no-expiry"));
+    }
+    let (nodes, _) = super::os::resolve(client, &args.targets).await?;
+    let (freshness, accept_no_expiry) = (args.freshness, args.accept_no_expiry);
+    let question = FreshnessSet { nodes, freshness, accept_no_expiry };
+    let changed: Vec<Node> = client.send(Method::POST, &["nodes", "freshness"], &question).await?;
+    let none = "that is so there already: nothing has changed";
+    match args.output.output {
+        Format::Table | Format::Wide => {
+            for node in &changed {
+                let holds = render::usb::freshness(node.freshness);
+                screen::print(&format!(
+                    "{} ({}): what is signed for it holds {holds}\n",
+                    node.id,
+                    host(node)
+                ))?;
+            }
+            screen::note(if changed.is_empty() { none } else { "the next export for them is signed so" });
+            Ok(())
+        }
+        format => super::show_list(format, &changed, none),
+    }
 }
 
 async fn label(client: &Client, node: &str, labels: Vec<LabelEdit>) -> Result<(), Failure> {

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use cairn_model::{api::Node, enroll::EnrollState};
+use cairn_model::{
+    api::{HeardBy, Node},
+    enroll::EnrollState,
+};
 use jiff::Timestamp;
 
 use super::{Column, Detail, Row, app::workload_line, table::lay_out, text};
@@ -32,7 +35,13 @@ fn os(node: &Node) -> String {
 }
 
 fn seen(node: &Node, now: Timestamp) -> String {
-    node.last_seen.as_deref().map_or_else(|| "never".into(), |time| text::age(time, now))
+    let Some(time) = node.last_seen.as_deref() else { return "never".into() };
+    match &node.heard_by {
+        Some(HeardBy::Stick { reported_at }) => {
+            format!("by stick, reported {}, imported {}", text::age(reported_at, now), text::age(time, now))
+        }
+        Some(HeardBy::Network) | None => text::age(time, now),
+    }
 }
 
 impl Row for Node {
@@ -88,7 +97,8 @@ impl Detail for Node {
             pair("State", state(self)),
             pair("Fingerprint", self.fingerprint.clone()),
             pair("Labels", text::labels(&self.labels)),
-            pair("Seen", seen(self, now)),
+            pair("Last heard", seen(self, now)),
+            pair("Metadata", format!("holds {}", super::usb::freshness(self.freshness))),
             pair("Enrolled", text::age(&self.enrolled_at, now)),
             pair("Generation", generation(self)),
             pair("System", format!("{}, kernel {}, {}", os(self), facts.kernel, facts.arch)),

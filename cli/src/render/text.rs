@@ -33,6 +33,11 @@ pub(crate) fn age(time: &str, now: Timestamp) -> String {
     }
 }
 
+/// `90m`: how long something may take.
+pub(crate) fn seconds(seconds: u64) -> String {
+    span(i64::try_from(seconds).unwrap_or(i64::MAX))
+}
+
 fn span(seconds: i64) -> String {
     // Two of a unit before the next larger one: "90m ago" says more than "1h ago".
     if seconds < 2 * 60 {

@@ -24,6 +24,11 @@ fn completions_and_man_pages_are_made_for_every_command() {
         "cairn-os-set.1",
         "cairn-local-status.1",
         "cairn-local-os-apply.1",
+        "cairn-usb-export.1",
+        "cairn-usb-verify.1",
+        "cairn-usb-import.1",
+        "cairn-trust-roots.1",
+        "cairn-node-freshness.1",
     ] {
         assert!(user.path("man").join(page).is_file(), "{page}");
     }

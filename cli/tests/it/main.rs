@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod hub;
+mod real;
 mod run;
 
 mod apps;
@@ -17,3 +18,6 @@ mod os_push;
 mod signing;
 mod tokens;
 mod trust;
+mod usb;
+mod usb_broken;
+mod usb_refused;

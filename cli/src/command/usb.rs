@@ -1,0 +1,88 @@
+//! `cairn usb`: sticks.
+
+use cairn_model::{
+    Digest,
+    media::{RECEIPT, Receipt},
+};
+use cairn_trust::{clock::Clock, fetch::Folder, keys::roots_fingerprint};
+use jiff::Timestamp;
+
+use crate::{
+    args::UsbVerb,
+    bundle::{
+        place, stick,
+        verify::{self, Roots, Verdict},
+    },
+    client::Client,
+    failure::Failure,
+    render::{self, text},
+    screen,
+};
+
+pub(super) async fn run(
+    connect: &impl Fn() -> Result<Client, Failure>,
+    verb: UsbVerb,
+) -> Result<(), Failure> {
+    match verb {
+        UsbVerb::Export(args) => super::usb_export::run(connect, args).await,
+        UsbVerb::Import { place, output } => super::usb_import::run(connect, &place, output.output).await,
+        UsbVerb::Verify { place, roots } => {
+            let place = place::find(&place)?.folder;
+            let folder = Folder::open(&place).map_err(|error| stick::failure("open", &place, &error))?;
+            let roots = roots.map(|folder| Roots::read(&folder)).transpose()?;
+            verify(&folder, roots).await
+        }
+    }
+}
+
+async fn verify(folder: &Folder, roots: Option<Roots>) -> Result<(), Failure> {
+    let Some(receipt) = verify::receipt(folder)? else {
+        return Err(Failure::not_found(format!(
+            "there is no {RECEIPT}: this is no stick of Cairn's, or its export was cut off"
+        ))
+        .cure("run the export again, or name the folder that the stick is mounted on"));
+    };
+    if receipt.nodes.is_empty() {
+        return screen::print("a blank stick: nothing is on it but room for requests to be enrolled\n");
+    }
+    let roots = match roots {
+        Some(roots) => roots,
+        None => own_roots(folder, &receipt)?,
+    };
+    let verdict = verify::verify(folder, &receipt, &roots, Clock::system_only(), &Default::default()).await?;
+    screen::print(&render::usb::verdict(&verdict, &receipt, Timestamp::now()))?;
+    faultless(verdict)
+}
+
+/// Without roots from elsewhere the stick can only be held against itself.
+fn own_roots(folder: &Folder, receipt: &Receipt) -> Result<Roots, Failure> {
+    let roots = Roots::on_stick(folder, receipt).ok_or_else(|| {
+        Failure::refused("the stick has no roots, so nothing on it can be verified")
+            .cure("export to the stick again")
+    })?;
+    screen::note(&format!(
+        "taking the stick's own roots, which says that it is whole, not whose it is: {}\n  compare this fingerprint with \
+         `cairn trust roots`, or name its folder with --roots",
+        roots_fingerprint(&roots.director, &roots.artifacts)
+    ));
+    Ok(roots)
+}
+
+/// Ends as a refusal that names each fault.
+pub(super) fn faultless(verdict: Verdict) -> Result<(), Failure> {
+    for note in &verdict.notes {
+        screen::note(&text::clean(note));
+    }
+    let count = verdict.faults.len();
+    if count == 0 {
+        return Ok(());
+    }
+    let what = if count == 1 { "one fault" } else { "faults" };
+    Err(Failure::refused(format!("{count} {what} on the stick; each is named above with its cure"))
+        .problems(verdict.faults))
+}
+
+/// Digests of what a list of blobs names.
+pub(super) fn digests<'a>(blobs: impl IntoIterator<Item = &'a cairn_model::media::MediaBlob>) -> Vec<Digest> {
+    blobs.into_iter().map(|blob| blob.digest.clone()).collect()
+}
