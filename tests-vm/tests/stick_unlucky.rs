@@ -32,9 +32,10 @@ fn stick_unlucky() -> Result<()> {
     let full = Stick::make(lab.dir().join("full.img"), Form::Superfloppy, 64)?;
     let filler = site.folder.join("filler");
     let used = du(&site.folder)?;
-    // mkfs.vfat's tables and the clusters of small files take the rest.
-    for left in (0..40_u64).map(|n| (60 << 20) - used - n * (1 << 19)) {
-        fs::File::create(&filler)?.set_len(left)?;
+    // mkfs.vfat's tables, and what is left of the last clusters, take the rest.
+    let sizes = (0..64_u64).map(|step| (64 << 20) - used - step * (1 << 17));
+    for size in sizes {
+        fs::File::create(&filler)?.set_len(size)?;
         if full.fill(&site.folder).is_ok() {
             break;
         }

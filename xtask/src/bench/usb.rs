@@ -150,7 +150,7 @@ fn visit(vm: &mut Vm, stick: &Stick) -> Result<f64> {
 
 /// A stick for a site of many nodes against one for a single node: what is written, and what it costs the node.
 fn fleet(lab: &Lab, site: &mut Site) -> Result<Vec<Row>> {
-    nodes::enrol(lab, &site.hub, NODES - 1)?;
+    nodes::enrol(lab.dir(), &site.hub, NODES - 1)?;
     let all: Vec<String> =
         site.hub.nodes()?.iter().filter_map(|node| Some(node["id"].as_str()?.to_owned())).collect();
     ensure!(all.len() == NODES, "not {NODES} nodes: {}", all.len());

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use cairn_tests_vm::{Hub, Lab, site, vm::run};
+use cairn_tests_vm::{Hub, site, vm::run};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -13,12 +13,12 @@ use sha2::{Digest, Sha256};
 const KEY_BYTES: usize = 32;
 
 /// Makes `count` nodes that are members of the hub's fleet: their requests come by stick.
-pub(super) fn enrol(lab: &Lab, hub: &Hub, count: usize) -> Result<()> {
-    let folder = lab.dir().join("requests");
+pub(super) fn enrol(dir: &Path, hub: &Hub, count: usize) -> Result<()> {
+    let folder = dir.join("requests");
     site::export(hub, &folder, &[])?;
     let mut ids = Vec::new();
     for number in 0..count {
-        let (id, envelope) = request(lab.dir(), number)?;
+        let (id, envelope) = request(dir, number)?;
         let outbox = folder.join("outbox").join(&id);
         fs::create_dir_all(&outbox)?;
         fs::write(outbox.join("enroll.jws"), envelope)?;
