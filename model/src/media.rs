@@ -274,6 +274,20 @@ pub struct MediaStatus {
     pub to_copy: u64,
 }
 
+impl MediaStatus {
+    /// How much is copied of what was missing: 0 to 100.
+    pub fn percent(&self) -> u8 {
+        let percent = u128::from(self.copied.min(self.to_copy)) * 100 / u128::from(self.to_copy.max(1));
+        // At most 100, by the line before.
+        u8::try_from(percent).unwrap_or(100)
+    }
+
+    /// Whether it may be pulled, for people.
+    pub fn may_be_pulled(&self) -> &'static str {
+        if self.removable { "it can be pulled" } else { "do not pull it yet" }
+    }
+}
+
 /// The steps of a visit by stick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -294,4 +308,20 @@ pub enum MediaState {
     Refused,
     /// It was pulled, or failed, in the middle; it can be plugged in again.
     Failed,
+}
+
+impl MediaState {
+    /// The step, for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Verifying => "it is looked at and verified",
+            Self::Copying => "what is new is copied from it",
+            Self::WritingOs => "the OS is written from it",
+            Self::WritingOutbox => "what this node has to say is written to it",
+            Self::Done => "done",
+            Self::Foreign => "it is none of Cairn's",
+            Self::Refused => "nothing was taken from it",
+            Self::Failed => "it failed, or was pulled too early",
+        }
+    }
 }
