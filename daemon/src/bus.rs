@@ -8,7 +8,7 @@
 
 use std::{collections::HashMap, future::pending, pin::Pin, time::Duration};
 
-use cairn_model::{error::chain, report::OsStatus};
+use cairn_model::{error::chain, media::MediaStatus, report::OsStatus};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use zbus::{
@@ -149,9 +149,10 @@ async fn session(address: &Address, desk: &mut Desk, stop: &CancellationToken) -
         installer: connection.object_server().interface(RAUC_PATH).await?,
         node: connection.object_server().interface(NODE_PATH).await?,
     };
-    let mut os = desk.port.os.clone();
+    let (mut os, mut media) = (desk.port.os.clone(), desk.port.media.clone());
     os.mark_changed();
-    let mut watched = true;
+    let (mut watched, mut plugged) = (true, true);
+    let mut stick: Option<MediaStatus> = None;
     let mut named = false;
     let mut told: Option<OsStatus> = None;
     loop {
@@ -167,6 +168,15 @@ async fn session(address: &Address, desk: &mut Desk, stop: &CancellationToken) -
                 }
                 told.clone_from(&status);
                 status.and_then(|status| desk.installation.observe(&status))
+            }
+            changed = media.changed(), if plugged => {
+                plugged = changed.is_ok();
+                let status = media.borrow_and_update().clone();
+                if node::is_stick_news(stick.as_ref(), status.as_ref()) {
+                    objects.tell_media().await;
+                }
+                stick = status;
+                None
             }
             Some(order) = inbox.recv() => {
                 desk.take(order);
@@ -230,6 +240,13 @@ impl Objects {
 
     async fn tell_os(&self) {
         let sent = self.node.get().await.os_changed(self.node.signal_emitter()).await;
+        if let Err(e) = sent {
+            tracing::debug!("a signal was not sent: {e}");
+        }
+    }
+
+    async fn tell_media(&self) {
+        let sent = self.node.get().await.media_changed(self.node.signal_emitter()).await;
         if let Err(e) = sent {
             tracing::debug!("a signal was not sent: {e}");
         }

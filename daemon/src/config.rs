@@ -15,6 +15,8 @@ use std::{
 use serde::Deserialize;
 use url::Url;
 
+use crate::media;
+
 /// Largest file that is read as configuration or credential: more is a mistake, not a configuration.
 const MAX_FILE_BYTES: u64 = 256 << 10;
 
@@ -27,6 +29,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("network", &["range"]),
     ("volumes", &["bind_prefixes"]),
     ("os", &["health_command"]),
+    ("media", &["led"]),
     ("log", &["level"]),
 ];
 
@@ -108,6 +111,8 @@ pub struct Settings {
     pub bind_prefixes: Vec<PathBuf>,
     /// Command that must end with 0 before a new OS is kept, as an argument list; none where empty.
     pub os_health_command: Vec<String>,
+    /// What there is for USB sticks.
+    pub media: media::Settings,
     /// What to log: a level, or `target=level` pairs with commas between.
     pub log: String,
 }
@@ -174,6 +179,8 @@ struct Raw {
     #[serde(default)]
     os: RawOs,
     #[serde(default)]
+    media: RawMedia,
+    #[serde(default)]
     log: RawLog,
 }
 
@@ -221,6 +228,11 @@ struct RawVolumes {
 struct RawOs {
     #[serde(default)]
     health_command: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawMedia {
+    led: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -356,6 +368,11 @@ fn validate(root: &Path, raw: Raw, credentials: Option<&Path>) -> Result<Setting
         runtimes,
         network_base: network_base(raw.network.range.as_deref().unwrap_or("10.89.0.0/16"))?,
         bind_prefixes,
+        media: media::Settings::new(raw.media.led).map_err(|cause| ConfigError::Value {
+            key: "media.led",
+            cause,
+            cure: "write the name of a folder below /sys/class/leds",
+        })?,
         log: raw.log.level.unwrap_or_else(|| "info".to_owned()),
     })
 }

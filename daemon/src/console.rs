@@ -3,8 +3,7 @@
 //! a program of its own: a terminal that hangs holds up nothing.
 
 use std::{
-    io::{self, Read, Write},
-    os::unix::net::UnixStream,
+    io::{self, Write},
     path::Path,
     time::Duration,
 };
@@ -19,15 +18,14 @@ mod lines;
 
 use lines::{Machine, Screen};
 
+use crate::local::request;
+
 /// Between two looks while nothing is under way, and while an update is.
 const CALM: Duration = Duration::from_secs(5);
 const BUSY: Duration = Duration::from_secs(1);
 
 /// The daemon answers within milliseconds, or is in trouble.
 const ANSWER: Duration = Duration::from_secs(10);
-
-/// Largest answer that is read, in bytes.
-const MAX_ANSWER: u64 = 4 << 20;
 
 /// So many looks without an answer are not worth a line: the daemon is starting, or is being restarted.
 const PATIENCE: u32 = 6;
@@ -83,30 +81,27 @@ fn follow(
         let moving = |os: &cairn_model::report::OsStatus| {
             matches!(os.state, OsState::Fetching | OsState::Written | OsState::Trying)
         };
-        let busy = answer.is_ok_and(|status| status.os.as_ref().is_some_and(moving));
+        let busy = answer.is_ok_and(|status| {
+            let stick = status.media.as_ref().is_some_and(|media| !media.removable);
+            stick || status.os.as_ref().is_some_and(moving)
+        });
         if !pause(if busy { BUSY } else { CALM }) {
             return Ok(());
         }
     }
 }
 
-/// One request on the local socket. By hand, because the alternative is an HTTP client with a runtime for one `GET`.
 fn ask(socket: &Path) -> Result<LocalStatus, AskError> {
-    let mut stream = UnixStream::connect(socket).map_err(AskError::Connect)?;
-    let answer = (|| {
-        stream.set_read_timeout(Some(ANSWER))?;
-        stream.set_write_timeout(Some(ANSWER))?;
-        write!(stream, "GET {STATUS_PATH} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
-        let mut answer = Vec::new();
-        stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-        Ok(answer)
-    })()
-    .map_err(AskError::Answer)?;
-    let split = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").ok_or(AskError::Content)?;
-    if !answer.starts_with(b"HTTP/1.1 200 ") {
-        return Err(AskError::Content);
+    use io::ErrorKind::{ConnectionRefused, InvalidData, NotFound, PermissionDenied, UnexpectedEof};
+    match request::send(socket, "GET", STATUS_PATH, b"", Some(ANSWER)) {
+        Ok((200, text)) => serde_json::from_str(&text).map_err(|_| AskError::Content),
+        Ok(_) => Err(AskError::Content),
+        Err(e) => Err(match e.kind() {
+            NotFound | ConnectionRefused | PermissionDenied => AskError::Connect(e),
+            InvalidData | UnexpectedEof => AskError::Content,
+            _ => AskError::Answer(e),
+        }),
     }
-    serde_json::from_slice(&answer[split + 4..]).map_err(|_| AskError::Content)
 }
 
 #[cfg(test)]

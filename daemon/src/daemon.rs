@@ -28,10 +28,12 @@ use crate::{
     config::{Settings, SupervisorKind},
     identity,
     ledger::Ledger,
-    link, local, notify, os,
+    link, local,
+    media::{self, FolderLamp, Lamp, Mounts, PlainFolders, UnitLamp, UnitMounts},
+    notify, os,
     pull::{self, PullError},
     reconcile,
-    report::{self, Reporter},
+    report::{self, Outgoing, Reporter},
     source::Clocked,
     status::{self, Identity},
 };
@@ -70,21 +72,36 @@ struct Supervision {
     supervisor: Box<dyn Supervisor>,
     precompile: Arc<dyn JobRunner>,
     restart: Arc<dyn RestartMachine>,
+    mounts: Arc<dyn Mounts>,
+    lamp: Option<Arc<dyn Lamp>>,
 }
 
 async fn supervision(settings: &Settings, stop: &CancellationToken) -> Result<Supervision> {
+    let sticks = settings.run_dir.join(media::FOLDER);
+    let led = settings.media.led.as_deref();
     match settings.supervisor {
         SupervisorKind::Systemd => {
             let units = Units::connect(stop.clone())
                 .await
                 .context("failed to reach systemd over the system bus; is dbus running?")?;
-            let jobs = Arc::new(units.jobs());
-            Ok(Supervision { supervisor: Box::new(units), precompile: jobs.clone(), restart: jobs })
+            let jobs = units.jobs();
+            Ok(Supervision {
+                supervisor: Box::new(units),
+                precompile: Arc::new(jobs.clone()),
+                restart: Arc::new(jobs.clone()),
+                mounts: Arc::new(UnitMounts::new(jobs.clone(), sticks)),
+                lamp: led.map(|_| -> Arc<dyn Lamp> { Arc::new(UnitLamp::new(jobs)) }),
+            })
         }
         SupervisorKind::Processes => {
             tracing::warn!("workloads are child processes, without limits: for development only");
-            let supervisor = Box::new(Processes::default());
-            Ok(Supervision { supervisor, precompile: Arc::new(ProcessJobs), restart: Arc::new(ProcessJobs) })
+            Ok(Supervision {
+                supervisor: Box::new(Processes::default()),
+                precompile: Arc::new(ProcessJobs),
+                restart: Arc::new(ProcessJobs),
+                mounts: Arc::new(PlainFolders::new(sticks)),
+                lamp: led.map(|name| -> Arc<dyn Lamp> { Arc::new(FolderLamp::named(name)) }),
+            })
         }
     }
 }
@@ -104,7 +121,7 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
     tracing::info!(%node, fingerprint, generation, version = env!("CARGO_PKG_VERSION"), "cairnd starts");
 
     let listener = local::bind(&settings.run_dir).context("failed to bind the local socket")?;
-    let Supervision { supervisor, precompile, restart } = supervision(settings, stop).await?;
+    let Supervision { supervisor, precompile, restart, mounts, lamp } = supervision(settings, stop).await?;
     let blobs = Blobs::new(&settings.state_dir);
     let (reporter, records) = Reporter::channel();
     let mut tasks = JoinSet::new();
@@ -149,7 +166,7 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
     let (work, reconcile_task) = reconcile::build(reconcile_config, stop.clone()).await;
     tasks.spawn(named("reconcile", reconcile_task));
 
-    let (_plugged, plugged_out) = watch::channel(None);
+    let (plugged, plugged_out) = watch::channel(None);
     let os_config = os::Config {
         root: settings.root.clone(),
         state_dir: settings.state_dir.join("os"),
@@ -170,6 +187,23 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
         status::build(link.status.clone(), work.status.clone(), os.reported.clone(), os.problem.clone());
     tasks.spawn(named("status", until(status_task, stop.clone())));
 
+    // No token: whoever finds a stick reads what is on it.
+    let outgoing = Outgoing::new(key.clone(), ledger.clone(), facts.clone(), None);
+    let media_config = media::Config {
+        outgoing,
+        fingerprint: fingerprint.clone(),
+        visits: link.media.clone(),
+        stick: plugged,
+        os: os.status.clone(),
+        work: work.status.clone(),
+        reporter: reporter.clone(),
+        mounts,
+        lamp,
+        patience: media::Patience::default(),
+    };
+    let (media, media_task) = media::build(media_config, stop.clone());
+    tasks.spawn(named("media", media_task));
+
     let (report_seconds, seconds_task) = report_interval(link.desired.clone());
     tasks.spawn(named("report interval", until(seconds_task, stop.clone())));
     let report_config = report::Config {
@@ -189,9 +223,11 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
     tasks.spawn(named("commands", commands_task));
 
     let identity = Arc::new(Identity { node, fingerprint });
-    let views = local::Views { identity, link: link.status.clone(), work: work.status.clone(), unsent, os };
+    let (link, work_status) = (link.status, work.status);
+    let views = local::Views { identity, link: link.clone(), work: work_status.clone(), unsent, os, media };
     let (port, asked) = bus::Port::new(
         views.os.status.clone(),
+        views.media.status.clone(),
         Arc::new({
             let views = views.clone();
             move || views.status()
@@ -202,7 +238,7 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
         tasks.spawn(named("bus", bus::serve(bus::Address::System, port, stop.clone())));
     }
     tasks.spawn(named("local", local::serve(listener, views, stop.clone())));
-    tasks.spawn(named("notify", notify::run(work.alive, link.status, work.status, stop.clone())));
+    tasks.spawn(named("notify", notify::run(work.alive, link, work_status, stop.clone())));
     Ok(tasks)
 }
 

@@ -12,6 +12,7 @@
 //! | [`os`] | when the OS is written, tried, kept | `watch` generation, work and link status; `mpsc` requests | `watch` OS status; verdict on a new OS |
 //! | `os::engine` (a thread) | the updater: slots, boot entries | closures | `watch` OS status, slots |
 //! | `os::carrier` (one an installation) | – | `mpsc` ranges that the thread wants | `mpsc` pieces, three ahead |
+//! | [`media`] | the stick that is plugged in | `mpsc` sticks from [`local`], `watch` OS and work status | `mpsc` visits to [`link`]; `watch` the stick, its status |
 //! | [`bus`] | the names on the system bus | D-Bus calls, all `watch`es | `mpsc` requests to [`os`] |
 //! | [`status`] | – | `watch` link, work and OS status | `watch` node status |
 //! | [`report`] | the sending side of the outbox | `mpsc` records, `watch` node status, hub client | `watch` reports that wait |
@@ -36,6 +37,7 @@ pub mod ledger;
 pub mod link;
 pub mod local;
 pub mod logging;
+pub mod media;
 pub mod notify;
 pub mod os;
 pub mod plan;

@@ -14,16 +14,21 @@ use axum::{
     routing::{get, post},
     serve::IncomingStream,
 };
-use cairn_model::local::{LocalStatus, OS_APPLY_PATH, OS_CONFIRM_PATH, STATUS_PATH};
+use cairn_model::local::{
+    LocalStatus, MEDIA_PATH, MediaAttached, OS_APPLY_PATH, OS_CONFIRM_PATH, STATUS_PATH,
+};
 use nix::unistd::Group;
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     link::LinkStatus,
+    media::{Device, Media},
     os::Os,
     status::{Identity, OsView, WorkStatus, local_status},
 };
+
+pub(crate) mod request;
 
 /// Whose members may read the status.
 const GROUP: &str = "cairn";
@@ -41,6 +46,8 @@ pub struct Views {
     pub unsent: watch::Receiver<u64>,
     /// How its OS stands, and what can be asked of it.
     pub os: Os,
+    /// How the stick stands, and who is told of another one.
+    pub media: Media,
 }
 
 impl Views {
@@ -49,7 +56,8 @@ impl Views {
         let (link, work) = (self.link.borrow().clone(), self.work.borrow().clone());
         let os =
             OsView { status: self.os.status.borrow().clone(), problem: self.os.problem.borrow().clone() };
-        local_status(&self.identity, &link, &work, &os, *self.unsent.borrow())
+        let media = self.media.status.borrow().clone();
+        LocalStatus { media, ..local_status(&self.identity, &link, &work, &os, *self.unsent.borrow()) }
     }
 }
 
@@ -96,6 +104,7 @@ fn router(views: Views) -> Router {
         .route(STATUS_PATH, get(status))
         .route(OS_APPLY_PATH, post(apply))
         .route(OS_CONFIRM_PATH, get(confirm))
+        .route(MEDIA_PATH, post(attached))
         .with_state(views)
 }
 
@@ -133,5 +142,24 @@ async fn confirm(State(views): State<Views>, ConnectInfo(peer): ConnectInfo<Peer
     match views.os.verdict().await {
         Ok(()) => StatusCode::OK.into_response(),
         Err(reason) => (StatusCode::CONFLICT, reason).into_response(),
+    }
+}
+
+/// The unit that mounts sticks says so, through `cairnd media attach`.
+async fn attached(
+    State(views): State<Views>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(MediaAttached { device }): Json<MediaAttached>,
+) -> Response {
+    if !peer.may_command() {
+        return (StatusCode::FORBIDDEN, "only root may tell of a stick; plug it in").into_response();
+    }
+    let device = match device.parse::<Device>() {
+        Ok(device) => device,
+        Err(e) => return (StatusCode::BAD_REQUEST, e.to_string()).into_response(),
+    };
+    match views.media.attach(device) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(busy) => (StatusCode::SERVICE_UNAVAILABLE, busy).into_response(),
     }
 }

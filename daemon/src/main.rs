@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use cairnd::{
     config::Settings,
+    media::{self, Device, FolderLamp, Signal},
     os::confirm::{self, Boot},
 };
 use clap::{Parser, Subcommand};
@@ -38,6 +39,34 @@ enum Command {
     /// The OS of this node.
     #[command(subcommand)]
     Os(OsCommand),
+    /// USB sticks; for the units that mount them.
+    #[command(subcommand)]
+    Media(MediaCommand),
+}
+
+#[derive(Subcommand)]
+enum MediaCommand {
+    /// Mount a stick so that nothing on it changes.
+    Mount {
+        /// Its block device, such as sdb1.
+        device: Device,
+        /// Where the mount points are.
+        #[arg(long, default_value = "/run/cairn/media")]
+        folder: PathBuf,
+    },
+    /// Tell the agent that a stick is mounted; nothing is wrong where the agent is not up.
+    Attach {
+        /// Its block device.
+        device: Device,
+        /// The agent's socket.
+        #[arg(long, default_value = "/run/cairn/cairnd.sock")]
+        socket: PathBuf,
+    },
+    /// Set the lamp that the configuration names (media.led).
+    Led {
+        /// off, busy or ready.
+        signal: Signal,
+    },
 }
 
 #[derive(Subcommand)]
@@ -63,6 +92,11 @@ fn execute(cli: Cli) -> Result<()> {
         // A program without the daemon's rights and credentials: it cannot read the daemon's configuration.
         return cairnd::console::run(socket, &mut std::io::stdout());
     }
+    match &command {
+        Command::Media(MediaCommand::Mount { device, folder }) => return Ok(media::mount(device, folder)?),
+        Command::Media(MediaCommand::Attach { device, socket }) => return attach(device, socket),
+        _ => {}
+    }
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let loaded = Settings::load(&cli.root, credentials.as_deref()).context("the configuration is refused");
     if let Command::Os(OsCommand::Confirm) = command {
@@ -75,7 +109,11 @@ fn execute(cli: Cli) -> Result<()> {
             println!("{settings:#?}");
             Ok(())
         }
-        Command::Run | Command::Console { .. } | Command::Os(OsCommand::Confirm) => {
+        Command::Media(MediaCommand::Led { signal }) => {
+            let Some(name) = &settings.media.led else { return Ok(()) };
+            FolderLamp::named(name).set(signal).with_context(|| format!("failed to set the lamp {name}"))
+        }
+        Command::Run | Command::Console { .. } | Command::Os(_) | Command::Media(_) => {
             cairnd::logging::start(&settings.log);
             // One thread is enough for a daemon that waits; files and SQLite have threads of their own.
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -86,6 +124,13 @@ fn execute(cli: Cli) -> Result<()> {
             runtime.block_on(cairnd::run(settings))
         }
     }
+}
+
+fn attach(device: &Device, socket: &Path) -> Result<()> {
+    if !media::attach(socket, device).map_err(anyhow::Error::msg)? {
+        println!("cairnd is not up; it looks for {device} when it starts");
+    }
+    Ok(())
 }
 
 fn confirm(root: &Path, loaded: Result<Settings>) -> Result<()> {

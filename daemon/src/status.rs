@@ -71,6 +71,7 @@ pub fn local_status(
         workloads: node.workloads,
         problems: node.problems,
         os: node.os,
+        // Whoever asks for all of it adds the stick.
         media: None,
         unsent_reports: unsent,
     }

@@ -7,7 +7,11 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, future::join_all};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use zbus::{MatchRule, MessageStream, message::Type, zvariant::Value};
+use zbus::{
+    MatchRule, MessageStream,
+    message::Type,
+    zvariant::{OwnedObjectPath, Value},
+};
 
 use super::{
     jobs::{Job, JobError, JobRunner},
@@ -215,33 +219,76 @@ pub struct UnitJobs {
     manager: ManagerProxy<'static>,
 }
 
+/// How systemd's work on a unit ended.
+enum Ended {
+    /// With this result.
+    Result(String),
+    /// Not in time.
+    Late,
+}
+
+impl UnitJobs {
+    /// Starts a unit that is installed, and waits until it is up.
+    ///
+    /// # Errors
+    /// If it does not come up, or not in time.
+    pub async fn start(&self, unit: &str, deadline: Duration) -> Result<(), SupervisorError> {
+        let asked = self.ended(self.manager.start_unit(unit, "replace"), deadline).await;
+        Self::done("start", unit, asked)
+    }
+
+    /// Stops a unit, and waits until it is down.
+    ///
+    /// # Errors
+    /// If it does not go down in time.
+    pub async fn stop(&self, unit: &str, deadline: Duration) -> Result<(), SupervisorError> {
+        let asked = self.ended(self.manager.stop_unit(unit, "replace"), deadline).await;
+        Self::done("stop", unit, asked)
+    }
+
+    fn done(action: &'static str, unit: &str, asked: Result<Ended, String>) -> Result<(), SupervisorError> {
+        let fail = |cause: String| Err(SupervisorError::new(action, unit, cause));
+        match asked {
+            Ok(Ended::Result(result)) if result == "done" => Ok(()),
+            Ok(Ended::Result(result)) => fail(format!("ended with {result}; see `journalctl -u {unit}`")),
+            Ok(Ended::Late) => fail("it takes too long".to_owned()),
+            Err(cause) => fail(cause),
+        }
+    }
+
+    /// Has systemd do something with a unit, and waits for the end of that.
+    async fn ended(
+        &self,
+        request: impl Future<Output = zbus::Result<OwnedObjectPath>>,
+        deadline: Duration,
+    ) -> Result<Ended, String> {
+        // Taken before the call: a job that ends at once must not be missed.
+        let mut removed = self.manager.receive_job_removed().await.map_err(|e| e.to_string())?;
+        let path = request.await.map_err(|e| e.to_string())?;
+        let ended = async {
+            while let Some(signal) = removed.next().await {
+                let Ok(args) = signal.args() else { continue };
+                if args.job().as_str() == path.as_str() {
+                    return Ok(Ended::Result(args.result().to_string()));
+                }
+            }
+            Err("the connection to the system bus was lost".to_owned())
+        };
+        tokio::time::timeout(deadline, ended).await.unwrap_or(Ok(Ended::Late))
+    }
+}
+
 #[async_trait]
 impl JobRunner for UnitJobs {
     async fn run(&self, job: &Job) -> Result<(), JobError> {
         let name = format!("{}.service", job.name);
         let fail = |cause: String| JobError { job: job.name.clone(), cause };
-        // Taken before the call: a job that ends at once must not be missed.
-        let mut removed = self.manager.receive_job_removed().await.map_err(|e| fail(e.to_string()))?;
         let properties: Vec<(&str, Value<'_>)> = properties::of_job(job);
-        let path = self
-            .manager
-            .start_transient_unit(&name, "fail", &properties, &[])
-            .await
-            .map_err(|e| fail(e.to_string()))?;
-        let ended = async {
-            while let Some(signal) = removed.next().await {
-                let Ok(args) = signal.args() else { continue };
-                if args.job().as_str() == path.as_str() {
-                    return Some(args.result().to_string());
-                }
-            }
-            None
-        };
-        match tokio::time::timeout(job.deadline, ended).await {
-            Ok(Some(result)) if result == "done" => Ok(()),
-            Ok(Some(result)) => Err(fail(format!("ended with {result}; see `journalctl -u {name}`"))),
-            Ok(None) => Err(fail("the connection to the system bus was lost".to_owned())),
-            Err(_) => {
+        let started = self.manager.start_transient_unit(&name, "fail", &properties, &[]);
+        match self.ended(started, job.deadline).await.map_err(fail)? {
+            Ended::Result(result) if result == "done" => Ok(()),
+            Ended::Result(result) => Err(fail(format!("ended with {result}; see `journalctl -u {name}`"))),
+            Ended::Late => {
                 let _ = self.manager.stop_unit(&name, "replace").await;
                 Err(fail(format!("not done within {} s", job.deadline.as_secs())))
             }

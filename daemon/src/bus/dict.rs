@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use cairn_model::report::{OsStatus, Slot};
+use cairn_model::report::Slot;
+use serde::Serialize;
 use zbus::zvariant::{OwnedValue, Value};
 
 use super::{
@@ -98,9 +99,9 @@ fn hex_of(digest: &str) -> String {
     digest.strip_prefix("sha256:").unwrap_or(digest).to_owned()
 }
 
-/// An [`OsStatus`], with the keys of its JSON.
-pub(super) fn os_status(status: Option<&OsStatus>) -> Dict {
-    let json = status.and_then(|status| serde_json::to_value(status).ok());
+/// A document of ours, with the keys of its JSON; empty for none.
+pub(super) fn document(document: Option<&impl Serialize>) -> Dict {
+    let json = document.and_then(|document| serde_json::to_value(document).ok());
     match json {
         Some(serde_json::Value::Object(fields)) => {
             dict(fields.iter().filter_map(|(key, value)| Some((key.as_str(), variant(value)?))))

@@ -1,6 +1,6 @@
 //! `org.cairn.Node1` at `/org/cairn/Node1`: how the node stands, and the one thing that can be asked of it.
 
-use cairn_model::report::OsStatus;
+use cairn_model::{media::MediaStatus, report::OsStatus};
 use zbus::{fdo, interface};
 
 use super::{
@@ -25,6 +25,14 @@ pub(super) fn is_news(told: Option<&OsStatus>, now: Option<&OsStatus>) -> bool {
     coarse(told) != coarse(now)
 }
 
+/// The same for a stick.
+pub(super) fn is_stick_news(told: Option<&MediaStatus>, now: Option<&MediaStatus>) -> bool {
+    let coarse = |status: Option<&MediaStatus>| {
+        status.map(|status| (MediaStatus { copied: 0, ..status.clone() }, status.percent()))
+    };
+    coarse(told) != coarse(now)
+}
+
 #[interface(name = "org.cairn.Node1")]
 impl Node {
     /// Restarts into the OS that stands written, whatever the policy says.
@@ -44,6 +52,14 @@ impl Node {
     /// are signalled, those of a transfer with each percent.
     #[zbus(property)]
     fn os(&self) -> Dict {
-        dict::os_status(self.port.os.borrow().as_ref())
+        dict::document(self.port.os.borrow().as_ref())
+    }
+
+    /// How the stick stands that is plugged in, or the last one, with the keys of `media` in that document; empty where
+    /// there was none. `removable` says whether it may be pulled. Its changes are signalled, those of a copy with each
+    /// percent.
+    #[zbus(property)]
+    fn media(&self) -> Dict {
+        dict::document(self.port.media.borrow().as_ref())
     }
 }

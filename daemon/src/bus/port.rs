@@ -6,6 +6,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use cairn_model::{
     Digest, OsVersion, Release,
     local::LocalStatus,
+    media::MediaStatus,
     report::{OsStatus, Slot},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -118,6 +119,8 @@ pub enum OsRequest {
 pub struct Port {
     /// How the OS stands; `None` on a node that does not update its OS.
     pub os: watch::Receiver<Option<OsStatus>>,
+    /// How the stick stands that is plugged in, or the last one.
+    pub media: watch::Receiver<Option<MediaStatus>>,
     /// How the node stands as a whole, made when it is asked for.
     pub node: Arc<dyn Fn() -> LocalStatus + Send + Sync>,
     requests: mpsc::Sender<OsRequest>,
@@ -134,10 +137,11 @@ impl Port {
     /// request is refused.
     pub fn new(
         os: watch::Receiver<Option<OsStatus>>,
+        media: watch::Receiver<Option<MediaStatus>>,
         node: Arc<dyn Fn() -> LocalStatus + Send + Sync>,
     ) -> (Self, mpsc::Receiver<OsRequest>) {
         let (requests, receiver) = mpsc::channel(WAITING);
-        (Self { os, node, requests }, receiver)
+        (Self { os, media, node, requests }, receiver)
     }
 
     /// Asks, and waits for the answer.

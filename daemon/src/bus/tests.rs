@@ -10,6 +10,7 @@ use std::{
 use cairn_model::{
     Digest,
     local::LocalStatus,
+    media::MediaState,
     report::{OsMethod, OsProgress, OsState, OsStatus, Slot},
 };
 use futures_util::StreamExt;
@@ -71,6 +72,7 @@ impl Drop for Bus {
 struct Served {
     bus: Bus,
     os: watch::Sender<Option<OsStatus>>,
+    stick: watch::Sender<Option<MediaStatus>>,
     requests: mpsc::Receiver<OsRequest>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -79,12 +81,13 @@ struct Served {
 impl Served {
     async fn on(bus: Bus, status: Option<OsStatus>) -> Self {
         let (os, seen) = watch::channel(status.clone());
-        let (port, requests) = Port::new(seen, Arc::new(local_status));
+        let (stick, plugged) = watch::channel(None);
+        let (port, requests) = Port::new(seen, plugged, Arc::new(local_status));
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve(Address::At(bus.address.clone()), port, stop.clone()));
         let client = bus.client().await;
         wait_for_name(&client, if status.is_some() { RAUC_NAME } else { NAME }).await;
-        Self { bus, os, requests, stop, task }
+        Self { bus, os, stick, requests, stop, task }
     }
 
     async fn start() -> Self {

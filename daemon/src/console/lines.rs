@@ -4,6 +4,7 @@ use std::fs;
 
 use cairn_model::{
     local::{LinkState, LocalStatus},
+    media::{MediaState, MediaStatus},
     report::{OsMethod, OsState, OsStatus},
 };
 
@@ -43,6 +44,9 @@ pub(super) struct Screen {
     machine: String,
     link: String,
     os: String,
+    stick: String,
+    /// What was said about the stick: its device, and its messages so far.
+    said: (String, Vec<String>),
 }
 
 impl Screen {
@@ -53,6 +57,7 @@ impl Screen {
         lines.extend(changed(&mut self.link, link(status)));
         let os = status.os.as_ref().map(os).unwrap_or_default();
         lines.extend(changed(&mut self.os, os));
+        lines.extend(status.media.iter().flat_map(|media| self.stick(media)));
         lines.iter().map(|line| clean(line)).collect()
     }
 
@@ -62,6 +67,18 @@ impl Screen {
         let text = format!("node agent: {reason}; it starts again by itself, the workloads run on");
         lines.extend(changed(&mut self.link, text));
         lines.iter().map(|line| clean(line)).collect()
+    }
+
+    /// Its messages come first: the last line says whether it may be pulled.
+    fn stick(&mut self, media: &MediaStatus) -> Vec<String> {
+        let MediaStatus { device, messages, .. } = media;
+        // Another stick, or the same one again.
+        let goes_on = self.said.0 == *device && messages.starts_with(&self.said.1);
+        let fresh = messages.iter().skip(if goes_on { self.said.1.len() } else { 0 });
+        let mut lines: Vec<String> = fresh.map(|message| format!("stick {device}: {message}")).collect();
+        self.said = (device.clone(), messages.clone());
+        lines.extend(changed(&mut self.stick, stick(media)));
+        lines
     }
 
     fn head(&mut self, Machine { os, hostname, id }: &Machine, slot: &str) -> Vec<String> {
@@ -91,7 +108,9 @@ fn link(status: &LocalStatus) -> String {
     let LocalStatus { node, fingerprint, .. } = status;
     let hub = status.hub.as_deref().unwrap_or("none");
     match status.link {
-        LinkState::Unconfigured => "hub: none is configured".to_owned(),
+        LinkState::Unconfigured => {
+            format!("hub: none is configured; this is node {node} (fingerprint {fingerprint})")
+        }
         LinkState::Enrolling => format!("hub: asking {hub} to be taken in"),
         LinkState::Pending => {
             format!("hub: {hub} waits for an operator: cairn node approve {node} (fingerprint {fingerprint})")
@@ -99,6 +118,14 @@ fn link(status: &LocalStatus) -> String {
         LinkState::Online => format!("hub: {hub} answers; this is node {node}"),
         LinkState::Offline => format!("hub: {hub} does not answer; what runs goes on"),
     }
+}
+
+/// In steps, as a transfer.
+fn stick(media: &MediaStatus) -> String {
+    let percent = media.percent() / STEP * STEP;
+    let far = matches!(media.state, MediaState::Copying | MediaState::WritingOs) && media.to_copy > 0;
+    let far = if far { format!(": {percent} %") } else { String::new() };
+    format!("stick {}: {}{far}; {}", media.device, media.state.words(), media.may_be_pulled())
 }
 
 fn os(os: &OsStatus) -> String {

@@ -4,6 +4,7 @@ use std::{io::BufRead, os::unix::net::UnixListener};
 
 use cairn_model::{
     local::LinkState,
+    media::{MediaState, MediaStatus},
     report::{OsMethod, OsProgress, OsStatus},
 };
 
@@ -185,4 +186,45 @@ fn asks_the_socket_and_believes_only_an_answer() {
         assert!(matches!(ask(&socket), Err(AskError::Content)));
     }
     server.join().unwrap();
+}
+
+fn stick(state: MediaState, removable: bool, copied: u64, messages: &[&str]) -> LocalStatus {
+    let messages = messages.iter().map(|message| (*message).to_owned()).collect();
+    let media = MediaStatus { device: "sdb1".to_owned(), state, removable, messages, copied, to_copy: 1000 };
+    LocalStatus { media: Some(media), ..status(LinkState::Unconfigured, None) }
+}
+
+#[test]
+fn a_stick_is_followed_until_it_can_be_pulled() {
+    let mut answers: Vec<_> = (0..=1000).map(|n| Ok(stick(MediaState::Copying, false, n, &[]))).collect();
+    answers.insert(0, Ok(stick(MediaState::Verifying, false, 0, &[])));
+    answers.push(Ok(stick(MediaState::WritingOutbox, false, 1000, &["generation 7 is applied"])));
+    answers.push(Ok(stick(MediaState::Done, true, 1000, &["generation 7 is applied", "3 reports"])));
+    answers.push(Ok(stick(MediaState::Done, true, 1000, &["generation 7 is applied", "3 reports"])));
+    let (text, pauses) = shown(answers);
+    let lines: Vec<&str> = text.lines().skip(2).collect();
+    assert_eq!(lines[0], "hub: none is configured; this is node n-0123456789abcdef (fingerprint aaaa bbbb)");
+    assert_eq!(lines[1], "stick sdb1: it is looked at and verified; do not pull it yet");
+    assert_eq!(lines[6], "stick sdb1: what is new is copied from it: 40 %; do not pull it yet");
+    let end = [
+        "stick sdb1: generation 7 is applied",
+        "stick sdb1: what this node has to say is written to it; do not pull it yet",
+        "stick sdb1: 3 reports",
+        "stick sdb1: done; it can be pulled",
+    ];
+    assert_eq!(lines[13..], end, "{text}");
+    assert_eq!(pauses[0], BUSY);
+    assert_eq!(pauses.last(), Some(&CALM));
+}
+
+#[test]
+fn another_stick_says_the_same_again() {
+    let done = |device: &str| {
+        let mut status = stick(MediaState::Foreign, true, 0, &["left alone"]);
+        status.media.as_mut().unwrap().device = device.to_owned();
+        Ok(status)
+    };
+    let (text, _) = shown(vec![done("sdb1"), done("sdc1"), done("sdc1")]);
+    let said: Vec<&str> = text.lines().filter(|line| line.ends_with("left alone")).collect();
+    assert_eq!(said, ["stick sdb1: left alone", "stick sdc1: left alone"]);
 }

@@ -281,6 +281,37 @@ async fn a_node_that_does_not_update_its_os_leaves_rauc_its_name() {
 }
 
 #[tokio::test]
+async fn a_stick_is_a_property_and_each_percent_of_it_a_signal() {
+    let served = Served::start().await;
+    let client = served.bus.client().await;
+    let node = node(&client).await;
+    assert!(node.get_property::<Dict>("Media").await.unwrap().is_empty());
+    let mut told = Told::on(&client).await;
+    let at = |copied| MediaStatus {
+        device: "sdb1".to_owned(),
+        state: MediaState::Copying,
+        removable: false,
+        messages: vec!["two".to_owned()],
+        copied,
+        to_copy: 1000,
+    };
+    served.stick.send_replace(Some(at(500)));
+    let media = loop {
+        let (name, value) = told.next().await;
+        if name == "Media" {
+            break value;
+        }
+    };
+    for part in ["\"sdb1\"", "\"copying\"", "U64(500)", "Bool(false)", "\"two\""] {
+        assert!(media.contains(part), "{part}: {media}");
+    }
+    assert!(!node::is_stick_news(Some(&at(500)), Some(&at(509))));
+    assert!(node::is_stick_news(Some(&at(500)), Some(&at(510))));
+    assert!(node::is_stick_news(Some(&at(500)), Some(&MediaStatus { removable: true, ..at(500) })));
+    served.end().await;
+}
+
+#[tokio::test]
 async fn a_bus_that_went_away_is_served_again_and_the_installation_ends() {
     let folder = tempfile::tempdir().unwrap();
     let listen = format!("--address=unix:path={}", folder.path().join("bus").display());
