@@ -3,7 +3,10 @@
 
 use std::fmt::Write as _;
 
-use cairn_model::report::{OsStatus, WorkloadStatus};
+use cairn_model::{
+    media::{MediaState, MediaStatus},
+    report::{OsStatus, WorkloadStatus},
+};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -52,6 +55,9 @@ impl Detail for LocalStatus {
         for line in detail {
             let _ = writeln!(out, "  {line}");
         }
+        if let Ok(media) = serde_json::from_value::<MediaStatus>(self.0["media"].clone()) {
+            out.push_str(&stick(&media));
+        }
         for problem in self.0["problems"].as_array().into_iter().flatten() {
             let _ = writeln!(out, "Problem: {}", text::clean(problem.as_str().unwrap_or_default()));
         }
@@ -72,4 +78,20 @@ impl Detail for LocalStatus {
     fn name(&self) -> String {
         self.0["node"].as_str().unwrap_or("-").to_owned()
     }
+}
+
+/// The stick that is plugged in, or was last.
+fn stick(media: &MediaStatus) -> String {
+    let far = match media.state {
+        MediaState::Copying => {
+            format!(" ({}%, {} of {})", media.percent(), text::size(media.copied), text::size(media.to_copy))
+        }
+        _ => String::new(),
+    };
+    let device = text::clean(&media.device);
+    let mut out = format!("Stick {device}: {}{far}; {}\n", media.state.words(), media.may_be_pulled());
+    for message in &media.messages {
+        let _ = writeln!(out, "  {}", text::clean(message));
+    }
+    out
 }

@@ -56,6 +56,24 @@ shop   web       0         running   healthy   0          -
 }
 
 #[test]
+fn the_stick_is_shown_with_whether_it_may_be_pulled() {
+    let user = User::new();
+    let mut status = json!({"schema": 1, "node": "n-aaaa000000000000", "link": "unconfigured",
+        "media": {"device": "sdb1", "state": "copying", "removable": false, "messages": ["generation 4\u{1b}[2J"],
+            "copied": 500_000, "to_copy": 1_000_000}});
+    let copying = daemon(&user, status.to_string().leak());
+    let out = user.run(&STATUS[..4]).ok();
+    assert!(out.contains("(50%, 500.0 kB of 1.0 MB); do not pull it yet\n  generation 4 [2J\n"), "{out}");
+    drop(copying);
+    std::fs::remove_file(user.path("cairnd.sock")).unwrap();
+    status["media"]["state"] = json!("done");
+    status["media"]["removable"] = json!(true);
+    let _done = daemon(&user, status.to_string().leak());
+    let out = user.run(&STATUS[..4]).ok();
+    assert!(out.contains("Stick sdb1: done; it can be pulled\n"), "{out}");
+}
+
+#[test]
 fn no_daemon_and_one_that_talks_nonsense() {
     let user = User::new();
     user.run(&STATUS[..4]).fails(5, &["cannot reach the daemon at cairnd.sock", "systemctl status cairnd"]);
