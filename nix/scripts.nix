@@ -6,12 +6,15 @@
   pkgs,
 }: name: description: parts: let
   # Part of Nix itself: links need no shell.
+  all = [./run programs.cairn programs.cairn-hub programs.cairn-image] ++ parts;
   folder = derivation {
     name = "cairn-${name}";
     system = "builtin";
     builder = "builtin:buildenv";
     manifest = builtins.toFile "manifest.nix" "[]";
-    derivations = map (part: ["true" 5 1 "${part}"]) ([./run programs.cairn programs.cairn-hub programs.cairn-image] ++ parts);
+    # Programs that were given are one and the same folder: what comes first wins.
+    derivations =
+      builtins.genList (index: ["true" index 1 "${builtins.elemAt all index}"]) (builtins.length all);
     preferLocalBuild = true;
     allowSubstitutes = false;
   };

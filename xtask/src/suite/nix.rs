@@ -28,10 +28,11 @@ pub(super) fn run() -> Result<Tally> {
     programs::build()?;
     image::build(Flavour::Production)?;
     let site = Site::prepare()?;
-    let checks: [(&str, Result<()>); 6] = [
+    let checks: [(&str, Result<()>); 7] = [
         ("flake show", shows(&site)),
         (".#image is what ./x image builds", same_image(&site)),
         ("templates.default builds", template(&site)),
+        ("apps start", apps(&site)),
         ("options that cannot work are refused", refused_options()),
         (
             "a package that is gone is refused",
@@ -156,6 +157,17 @@ fn template(site: &Site) -> Result<()> {
         manifest["compatible"] == "acme-box" && manifest["version"] == "1.0.0",
         "it is not what the template says: {manifest}"
     );
+    Ok(())
+}
+
+/// Each finds what it uses beside itself.
+fn apps(site: &Site) -> Result<()> {
+    for (app, argument, says) in [("vm", "--help", "throw-away disk"), ("flash", "--help", "--token-file")] {
+        let mut command = nix::command();
+        command.args(["run", &format!(".#{app}")]).args(site.overrides("")).args(["--", argument]);
+        let said = process::output(&mut command)?;
+        ensure!(said.contains(says), "{app} should have said {says:?}: {said}");
+    }
     Ok(())
 }
 
