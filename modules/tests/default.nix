@@ -70,8 +70,49 @@
       said = said (modules ++ [case.module]);
     })
     cases;
+
+  # What the flake makes with nixpkgs: names and texts. Nix 2.8 lacks what filesets need.
+  flat = lib.extend (_final: previous: {
+    fileset =
+      previous.fileset
+      // {
+        toSource = _: "/source";
+        unions = _: [];
+        maybeMissing = path: path;
+      };
+    nixosSystem = {modules}: {config.assertions = (evaluate (lib.drop 2 modules)).assertions;};
+  });
+  programs = import ../../nix/programs.nix {
+    inherit pkgs;
+    lib = flat;
+  };
+  checks = import ../../nix/checks.nix {
+    inherit pkgs programs;
+    lib = flat;
+    system = "x86_64-linux";
+    self =
+      self
+      // {
+        nixosModules = {
+          inherit node hub appliance;
+          default.imports = [node hub];
+        };
+      };
+  };
+  scripts = import ../../nix/scripts.nix {
+    inherit pkgs programs;
+    system = "x86_64-linux";
+  };
 in {
   goldens = {
+    # What nixpkgs would be asked for.
+    flake = {
+      programs = lib.mapAttrs (_: program: program.meta.description) programs;
+      checks = lib.mapAttrs (_: check: plain (check.testScript or check.script or check.name)) checks;
+      vm = plain (scripts "vm" "Boot" []).program;
+      shell = map (package: package.name) (import ../../nix/shell.nix {inherit pkgs;}).packages;
+    };
+
     # Nothing but the switch.
     node-defaults = golden [node {services.cairn.node.enable = true;}];
     hub-defaults = golden [

@@ -16,12 +16,35 @@
       kernelAtLeast = lib.versionAtLeast version;
     };
   };
+
+  # What a package of nixpkgs has besides, as far as the flake uses it.
+  full = name: attributes: let
+    self =
+      fake name attributes
+      // {
+        overrideAttrs = change: full name (self // change self);
+        lib = fake "${name}-lib" {};
+        static = fake "${name}-static" {};
+        fd = fake "${name}-fd" {};
+      };
+  in
+    self;
+
+  used = ["OVMF" "binutils" "clippy" "cargo" "cargo-deny" "cmake" "coreutils" "curl" "glibc" "gnugrep" "installShellFiles" "libseccomp" "mtools" "patchelf" "pkg-config" "qemu" "removeReferencesTo" "rust-analyzer" "rustc" "rustfmt" "skopeo"];
 in {
   inherit fake;
   pkgs =
     lib.genAttrs ["netavark" "aardvark-dns" "nftables" "kmod" "systemd"] (name: fake name {})
+    // lib.genAttrs used (name: full name {})
     // {
-      stdenv.hostPlatform.system = "x86_64-linux";
+      stdenv.hostPlatform = {
+        system = "x86_64-linux";
+        rust.rustcTarget = "x86_64-unknown-linux-gnu";
+      };
+      rustPlatform.buildRustPackage = attributes: full attributes.pname attributes;
+      mkShell = full "shell";
+      testers.runNixOSTest = attributes: full attributes.name attributes;
+      writeShellScript = name: script: full name {inherit script;};
       linuxPackages = kernel "6.18.49";
       linuxPackages_5_15 = kernel "5.15.190";
       formats.toml = _: {
