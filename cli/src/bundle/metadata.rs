@@ -54,25 +54,36 @@ fn is_expected(path: &str, nodes: &BTreeSet<NodeId>) -> bool {
         .is_some_and(is_node)
 }
 
-/// The order in which files are written, so that a stick which is pulled out in between has old metadata or new, and
+/// The steps in which files are written, so that a stick which is pulled out in between has old metadata or new, and
 /// never a pin on what is not there: what is genuine first, then what shall run.
-fn in_order(files: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
-    let rank = |path: &str| match path.rsplit_once('/') {
-        Some((ARTIFACTS, TIMESTAMP)) => 1,
-        Some((_, TIMESTAMP)) => 2,
-        _ => 0,
-    };
-    let mut ordered: Vec<_> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
-    ordered.sort_by_key(|(path, _)| rank(path));
-    ordered
+fn in_steps(files: &BTreeMap<String, String>) -> [Vec<&str>; 3] {
+    let mut steps = [const { Vec::new() }; 3];
+    for path in files.keys() {
+        let step = match path.rsplit_once('/') {
+            Some((ARTIFACTS, TIMESTAMP)) => 1,
+            Some((_, TIMESTAMP)) => 2,
+            _ => 0,
+        };
+        steps[step].push(path.as_str());
+    }
+    steps
 }
 
-/// Writes all of it, byte for byte.
+/// Writes all of it, byte for byte. A step is on the stick before the next one begins.
 pub(crate) fn write(stick: &Stick, files: &BTreeMap<String, String>) -> Result<(), Failure> {
-    for (path, text) in in_order(files) {
-        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        stick.make_folder(folder).map_err(stick.failed("make the folder", folder))?;
-        stick.write(path, text.as_bytes()).map_err(stick.failed("write", path))?;
+    for step in in_steps(files) {
+        let mut folders = BTreeSet::new();
+        for path in step {
+            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            if folders.insert(folder) {
+                stick.make_folder(folder).map_err(stick.failed("make the folder", folder))?;
+            }
+            let text = files.get(path).map_or("", String::as_str);
+            stick.write_unsynced(path, text.as_bytes()).map_err(stick.failed("write", path))?;
+        }
+        for folder in folders {
+            stick.sync_folder(folder).map_err(stick.failed("write", folder))?;
+        }
     }
     Ok(())
 }
@@ -167,8 +178,9 @@ mod tests {
         let enroll = format!("enroll/{A}.json");
         let files =
             files(&["tuf/artifacts/timestamp.json", "tuf/artifacts/9.snapshot.json", &a, &b, &enroll]);
-        let order: Vec<_> = in_order(&files).into_iter().map(|(path, _)| path).collect();
-        assert_eq!(order[3..], ["tuf/artifacts/timestamp.json", &a]);
+        let [first, genuine, shall_run] = in_steps(&files);
+        assert_eq!(first.len(), 3);
+        assert_eq!((genuine, shall_run), (vec!["tuf/artifacts/timestamp.json"], vec![a.as_str()]));
     }
 
     #[test]

@@ -99,6 +99,12 @@ impl Stick {
 
     /// Replaces `path` by `bytes`: the old content or the new, never a piece.
     pub(crate) fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        self.write_unsynced(path, bytes)?;
+        self.sync_folder(split(path).0)
+    }
+
+    /// As [`Stick::write`], but leaves it to the caller to sync the folder, once after several files.
+    pub(crate) fn write_unsynced(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
         let (folder, name) = split(path);
         let beside = join(folder, &format!(".{name}.tmp"));
         self.remove(&beside)?;
@@ -109,7 +115,7 @@ impl Stick {
             let _ = self.remove(&beside);
             return Err(error);
         }
-        self.sync_folder(folder)
+        Ok(())
     }
 
     /// A new file, to be renamed to its name when it is whole.

@@ -33,6 +33,9 @@ pub(crate) const ARTIFACTS_ROOT: &str = "artifacts.root.json";
 pub(crate) const MAX_ROOT_BYTES: u64 = 512 << 10;
 /// Largest grant: two roots, and a few words.
 const MAX_GRANT_BYTES: u64 = 2 << 20;
+/// Most nodes and blobs of one stick: who follows a receipt spends time on each.
+const MAX_NODES: usize = 10_000;
+const MAX_BLOBS: usize = 200_000;
 /// Most faults that are listed: more say nothing new.
 const MAX_FAULTS: usize = 200;
 
@@ -120,7 +123,14 @@ pub(crate) fn receipt(folder: &Folder) -> Result<Option<Receipt>, Failure> {
     };
     let bytes =
         folder.read(RECEIPT, MAX_RECEIPT_BYTES as u64).map_err(|error| unreadable(error.to_string()))?;
-    bytes.map(|bytes| Receipt::parse(&bytes)).transpose().map_err(|error| unreadable(chain(&error)))
+    let receipt =
+        bytes.map(|bytes| Receipt::parse(&bytes)).transpose().map_err(|error| unreadable(chain(&error)))?;
+    match &receipt {
+        Some(receipt) if receipt.nodes.len() > MAX_NODES || receipt.blobs.len() > MAX_BLOBS => {
+            Err(unreadable(format!("it names more than {MAX_NODES} nodes or {MAX_BLOBS} blobs")))
+        }
+        _ => Ok(receipt),
+    }
 }
 
 /// Verifies a stick; blobs in `sound` were read back already.

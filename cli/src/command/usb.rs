@@ -2,6 +2,7 @@
 
 use cairn_model::{
     Digest,
+    enroll::EnrollState,
     media::{RECEIPT, Receipt},
 };
 use cairn_trust::{clock::Clock, fetch::Folder, keys::roots_fingerprint};
@@ -44,6 +45,11 @@ async fn verify(folder: &Folder, roots: Option<Roots>) -> Result<(), Failure> {
     };
     if receipt.nodes.is_empty() {
         return screen::print("a blank stick: nothing is on it but room for requests to be enrolled\n");
+    }
+    if receipt.nodes.iter().all(|node| node.state == EnrollState::Pending) {
+        return screen::print(
+            "none of this stick's nodes was a member when it was written: nothing is to be verified\n",
+        );
     }
     let roots = match roots {
         Some(roots) => roots,

@@ -341,6 +341,7 @@ impl Job {
             all = Some(match all {
                 None => files,
                 Some(mut all) => {
+                    all.files.retain(|path, _| !path.starts_with(media::ARTIFACTS));
                     all.files.extend(files.files);
                     all.problems.extend(files.problems);
                     all.problems.dedup();

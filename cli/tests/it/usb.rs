@@ -120,8 +120,15 @@ fn images_on_a_stick_are_read_by_skopeo() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let manifest: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(manifest["layers"][0]["digest"], Digest::of(b"a layer").as_str());
-    let output = Command::new("skopeo").args(["inspect", "--config", &image]).output().unwrap();
+    let output = Command::new("skopeo").args(["inspect", &image]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let copy = format!("oci:{}:web:1", text(&hub.user.path("copy")));
+    let output = Command::new("skopeo")
+        .args(["copy", "--insecure-policy", "--preserve-digests", &image, &copy])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(blob(&hub.user.path("copy"), &Digest::of(b"a layer")).exists());
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
+    process::Stdio,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
@@ -24,9 +25,10 @@ use crate::{
 
 const LAYER: usize = 12 << 20;
 
-/// Passes bytes on to a hub, and from it no more than a budget; then every connection breaks.
+/// Passes bytes on to a hub, and from it no more than a budget; then every connection breaks, or stands still.
 struct Wire {
     url: String,
+    stands_still: Arc<AtomicBool>,
     /// Bytes that may still come from the hub.
     budget: Arc<AtomicU64>,
     /// Bytes that came.
@@ -38,7 +40,9 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let (budget, passed) = (Arc::new(AtomicU64::new(u64::MAX / 2)), Arc::new(AtomicU64::new(0)));
+        let stands_still = Arc::new(AtomicBool::new(false));
         let (address, left, came) = (hub.address(), Arc::clone(&budget), Arc::clone(&passed));
+        let stands = Arc::clone(&stands_still);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 if left.load(Ordering::SeqCst) == 0 {
@@ -47,9 +51,12 @@ impl Wire {
                 let Ok(server) = TcpStream::connect(&address) else { continue };
                 let (up, down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 thread::spawn(move || pass(up, down, |_| true));
-                let (left, came) = (Arc::clone(&left), Arc::clone(&came));
+                let (left, came, stands) = (Arc::clone(&left), Arc::clone(&came), Arc::clone(&stands));
                 thread::spawn(move || {
                     pass(server, client, |count| {
+                        while stands.load(Ordering::SeqCst) && left.load(Ordering::SeqCst) <= count {
+                            thread::yield_now();
+                        }
                         came.fetch_add(count, Ordering::SeqCst);
                         left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |l| {
                             Some(l.saturating_sub(count))
@@ -59,7 +66,7 @@ impl Wire {
                 });
             }
         });
-        Self { url, budget, passed }
+        Self { url, stands_still, budget, passed }
     }
 
     fn allow(&self, bytes: u64) {
@@ -85,7 +92,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, may: impl Fn(u64) -> bool) {
 #[test]
 fn a_hub_that_goes_away_in_the_middle_costs_nothing_that_came() {
     let hub = RealHub::start();
-    hub.member("edge1");
+    let edge = hub.member("edge1");
     let layer = hub.deploy("web", &noise(LAYER, 1));
     let wire = Wire::to(&hub);
     let far = User::new();
@@ -102,6 +109,42 @@ fn a_hub_that_goes_away_in_the_middle_costs_nothing_that_came() {
     assert!(out.contains("good until"), "{out}");
     assert!(wire.passed() < LAYER as u64 * 3 / 4, "{} came again", wire.passed());
     assert_eq!(fs::read(blob(stick.path(), &layer)).unwrap(), noise(LAYER, 1));
+    hub.run(&["usb", "verify", dir]).ok();
+    // Nor does it lose what came from nodes: the stick keeps it.
+    edge.report(stick.path(), 1);
+    wire.allow(0);
+    far.run(&["usb", "import", dir]).fails(5, &["import again", "not stored twice"]);
+    wire.allow(u64::MAX / 2);
+    assert!(far.run(&["usb", "import", dir]).ok().contains("edge1      1     0       1"));
+}
+
+#[test]
+fn a_stick_that_fills_up_while_it_is_written_is_gone_on_with_once_there_is_room() {
+    let Some(disk) = Disk::new(32 << 20) else { return };
+    let hub = RealHub::start();
+    hub.member("edge1");
+    let layer = hub.deploy("web", &noise(LAYER, 20));
+    let wire = Wire::to(&hub);
+    let far = User::new();
+    hub.add_context(&far, &wire.url);
+    let dir = disk.path().to_str().unwrap();
+    let args = ["usb", "export", dir, "--node", "edge1", "--yes"];
+    wire.stands_still.store(true, Ordering::SeqCst);
+    wire.allow(4 << 20);
+    let child = far.command(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let begun = disk.path().join(format!("blobs/sha256/.{}.partial", layer.hex()));
+    wait_until(|| fs::metadata(&begun).is_ok_and(|begun| begun.len() > 1 << 20));
+    let filler = disk.path().join("filler");
+    assert!(fs::write(&filler, noise(32 << 20, 21)).is_err(), "the disk is full");
+    wire.allow(u64::MAX / 2);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("make room on the stick"), "{said}");
+    assert!(!disk.path().join("cairn-bundle.json").exists());
+    fs::remove_file(&filler).unwrap();
+    wire.allow(u64::MAX / 2);
+    far.run(&args).ok();
+    assert!(wire.passed() < LAYER as u64, "{} came again", wire.passed());
     hub.run(&["usb", "verify", dir]).ok();
 }
 
@@ -124,7 +167,7 @@ fn a_kill_at_any_stage_is_gone_on_from_and_touches_no_outbox() {
             Box::new(|| exists(&format!("blobs/sha256/{hex}"))),
         ];
         for stage in &stages {
-            let mut child = hub.user.command(&args).stdout(std::process::Stdio::null()).spawn().unwrap();
+            let mut child = hub.user.command(&args).stdout(Stdio::null()).spawn().unwrap();
             wait_until(|| stage() || child.try_wait().unwrap().is_some());
             let _ = child.kill();
             child.wait().unwrap();
