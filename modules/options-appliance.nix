@@ -1,9 +1,5 @@
 # The options of cairn.appliance.
-{
-  config,
-  lib,
-  ...
-}: let
+{lib, ...}: let
   inherit (lib) mkOption types;
   workspace = (lib.importTOML ../Cargo.toml).workspace.package;
 in {
@@ -17,8 +13,7 @@ in {
 
     compatible = mkOption {
       type = types.str;
-      default = "cairn-nixos-${config.nixpkgs.hostPlatform.linuxArch or "amd64"}";
-      defaultText = lib.literalExpression "\"cairn-nixos-\${linuxArch}\"";
+      default = "cairn-nixos-amd64";
       example = "acme-box-2";
       description = "Which machines it is for: a node takes only releases with the same string.";
     };

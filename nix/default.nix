@@ -49,7 +49,7 @@
       })
       wanted);
 
-  # There is no lock of arm64 packages, and NixOS comes from nixpkgs alone.
+  # There is no lock of arm64 packages, of which the tools are too; and NixOS comes from nixpkgs alone.
   onDebian =
     if system == "x86_64-linux"
     then {
@@ -59,18 +59,9 @@
     }
     else {};
   onNixos =
-    if prebuilt
+    if prebuilt || system != "x86_64-linux"
     then {}
-    else {
-      image-nixos =
-        (self.nixosConfigurations.appliance.extendModules {
-          modules = [{nixpkgs.hostPlatform = lib.mkForce system;}];
-        })
-        .config
-        .system
-        .build
-        .cairnImage;
-    };
+    else {image-nixos = self.nixosConfigurations.appliance.config.system.build.cairnImage;};
   usable = !prebuilt || system == "x86_64-linux";
 in {
   inherit appliance;
