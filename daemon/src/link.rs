@@ -220,41 +220,34 @@ impl Task {
                 }
             };
             backoff.reset();
+            if let Err((state, problem)) = &client {
+                self.say(*state, problem.clone());
+            }
             match (waiting.take(), &client) {
                 (Some(visit), _) => self.receive(visit, note.take(), &mut puller, enrolment).await,
                 // What is dropped here goes on from the disk afterwards: blobs, metadata and ledger are whole or resumed.
-                (None, Some(client)) => tokio::select! {
+                (None, Ok(client)) => tokio::select! {
                     never = self.keep_up(client, &mut puller) => match never {},
                     visit = visits.next() => waiting = Some(visit),
                 },
-                (None, None) => waiting = Some(visits.next().await),
+                (None, Err(_)) => waiting = Some(visits.next().await),
             }
         }
     }
 
-    /// What the node speaks to its hub with; none for a node that only sticks come to.
-    fn client(&self, enrolment: &Enrolment) -> Option<HubClient> {
-        let Some(hub) = &enrolment.hub else {
-            self.say(LinkState::Unconfigured, None);
-            return None;
-        };
+    /// What the node speaks to its hub with; none where only sticks are followed, and how that looks then.
+    fn client(&self, enrolment: &Enrolment) -> Result<HubClient, (LinkState, Option<String>)> {
+        let Some(hub) = &enrolment.hub else { return Err((LinkState::Unconfigured, None)) };
         let Some(ca_pem) = enrolment.ca_pem.clone() else {
             let problem = "the hub's CA is missing, only sticks are followed; give it as credential cairn.hub-ca or in \
                            cairnd.toml and restart";
-            self.say(LinkState::Offline, Some(problem.to_owned()));
-            return None;
+            return Err((LinkState::Offline, Some(problem.to_owned())));
         };
         let tls = HubTls { ca_pem, clock: self.config.clock };
-        match HubClient::build(hub.clone(), &tls, self.config.key.clone()) {
-            Ok(client) => {
-                self.hub.send_replace(Some(client.clone()));
-                Some(client)
-            }
-            Err(e) => {
-                self.say(LinkState::Offline, Some(e.to_string()));
-                None
-            }
-        }
+        let client = HubClient::build(hub.clone(), &tls, self.config.key.clone())
+            .map_err(|e| (LinkState::Offline, Some(e.to_string())))?;
+        self.hub.send_replace(Some(client.clone()));
+        Ok(client)
     }
 
     async fn puller(&self) -> Result<Puller, String> {

@@ -157,6 +157,11 @@ impl BlobStream {
     }
 }
 
+/// Outside text, fit for journal, console and hub: bounded, and nothing in it that a terminal would obey.
+pub(crate) fn plain(text: &str, max_chars: usize) -> String {
+    text.chars().take(max_chars).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// A carrier of bundles.
 #[async_trait]
 pub trait Source: Send + Sync {

@@ -16,6 +16,9 @@ pub const SCHEMA: u32 = 1;
 /// Largest enrolment request that is read, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 128 << 10;
 
+/// Largest grant that is read, in bytes: it carries two TUF roots.
+pub const MAX_GRANT_BYTES: usize = 1 << 20;
+
 /// The payload of the JWS that a blank node posts to `/node/v1/enroll`, signed by the key that it names: proof that the
 /// node holds it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -65,6 +68,16 @@ pub struct EnrollGrant {
     /// The first root of the artifacts repository, to pin; present once approved. Byte for byte as signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifacts_root: Option<Box<RawValue>>,
+}
+
+impl EnrollGrant {
+    /// Reads a grant.
+    ///
+    /// # Errors
+    /// If it is larger than [`MAX_GRANT_BYTES`], of a schema that is not known, or malformed.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        document::parse("enrolment grant", bytes, MAX_GRANT_BYTES, SCHEMA)
+    }
 }
 
 /// The answer to the long poll `GET /node/v1/wait?generation=N`: 200 with this as soon as the hub has a newer

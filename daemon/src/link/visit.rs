@@ -79,7 +79,7 @@ pub struct MediaOutcome {
 
 impl MediaOutcome {
     pub(super) fn refused(attack: Option<String>, text: String) -> Self {
-        Self { refused: Some((attack, text)), ..Self::default() }
+        Self { refused: Some((attack, words::plain(&text))), ..Self::default() }
     }
 }
 
@@ -236,9 +236,10 @@ impl Task {
 
     /// Tells of a refusal; what runs goes on.
     pub(super) async fn refuse(&self, attack: Option<&str>, text: &str) {
+        let text = words::plain(text);
         tracing::error!("{text}");
         let reason = if attack.is_some() { "bundle-refused" } else { "stick-not-taken" };
-        self.reporter.event(Severity::Error, reason, text.to_owned()).await;
+        self.reporter.event(Severity::Error, reason, text).await;
     }
 }
 

@@ -7,7 +7,12 @@ use cairn_trust::{
     attack::Attack, client::ClientError, fetch::FetchError, node::UpdateError, uptane::Refusal,
 };
 
-use crate::{blobs::BlobError, ledger::LedgerError, pull::PullError, source::SourceError};
+use crate::{
+    blobs::BlobError,
+    ledger::LedgerError,
+    pull::PullError,
+    source::{self, SourceError},
+};
 
 /// The name for a stick of another fleet, beside those of [`Attack`].
 pub(super) const WRONG_FLEET: &str = "wrong-fleet";
@@ -36,6 +41,14 @@ pub(super) struct Refused {
     pub(super) broken: bool,
 }
 
+/// Longest text, in characters; what is quoted in it comes from the stick.
+const MAX_CHARS: usize = 1500;
+
+/// Fit for journal, console and hub.
+pub(super) fn plain(text: &str) -> String {
+    source::plain(text, MAX_CHARS)
+}
+
 /// Finds the words.
 pub(super) fn refused(error: &PullError, seen: &Circumstances<'_>) -> Refused {
     if !seen.is_there || is_unreadable(error) {
@@ -46,7 +59,7 @@ pub(super) fn refused(error: &PullError, seen: &Circumstances<'_>) -> Refused {
             "the stick cannot be read to its end ({why}); plug it in again, and it goes on where it stopped. If it fails \
              again, export to another one"
         );
-        return Refused { attack: None, text, broken: true };
+        return Refused { attack: None, text: plain(&text), broken: true };
     }
     let why = chain(error);
     let (attack, text) = if seen.other_fleet {
@@ -58,7 +71,7 @@ pub(super) fn refused(error: &PullError, seen: &Circumstances<'_>) -> Refused {
     } else {
         (error.attack(), of_this_fleet(error, why, seen))
     };
-    Refused { attack, text, broken: false }
+    Refused { attack, text: plain(&text), broken: false }
 }
 
 fn of_this_fleet(error: &PullError, why: String, seen: &Circumstances<'_>) -> String {
@@ -141,6 +154,12 @@ mod tests {
     use cairn_model::Digest;
 
     use super::*;
+
+    #[test]
+    fn what_is_quoted_from_a_stick_moves_no_terminal_and_fills_no_log() {
+        let text = plain(&format!("a\u{1b}[2Jb\r\n{}", "x".repeat(9000)));
+        assert!(text.starts_with("a [2Jb  xx") && text.len() == MAX_CHARS, "{text}");
+    }
 
     fn transport() -> FetchError {
         let source = io::Error::from_raw_os_error(5);

@@ -38,7 +38,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::{BlobStream, Source, SourceError};
+use super::{BlobStream, Source, SourceError, plain};
 
 /// Longest time until a connection stands.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -338,9 +338,9 @@ async fn refused(response: Response) -> SourceError {
     }
 }
 
-/// Outside text, fit for a journal line: bounded, without control characters.
+/// The hub's words, fit for a journal line.
 fn clean(text: &str) -> String {
-    text.chars().take(MAX_MESSAGE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    plain(text, MAX_MESSAGE_CHARS)
 }
 
 /// An error with all its causes, fit for a journal line: reqwest alone says only "error sending request".

@@ -12,8 +12,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_model::{
-    Digest, NodeId, Release,
-    enroll::{self, EnrollGrant},
+    Digest, DocumentError, NodeId, Release,
+    enroll::{EnrollGrant, MAX_GRANT_BYTES},
+    error::chain,
     media::{ARTIFACTS, DIRECTOR, MAX_PARTS, PART_BYTES, RECEIPT, blob_path, grant_path, part_path},
 };
 use cairn_trust::fetch::{Fetch, FetchError, Folder, FolderFetch};
@@ -26,8 +27,6 @@ use super::{BlobStream, Missing, Source, SourceError};
 const PIECE_BYTES: usize = 256 << 10;
 /// Longest time that a stick may take for one piece: the kernel resets a stuck one a few times before it gives up.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest grant: two TUF roots, as the hub's own answer.
-const MAX_GRANT_BYTES: u64 = 1 << 20;
 
 /// A stick, for one node. Holds a descriptor on what is mounted: it can be unmounted once this is dropped.
 #[derive(Debug)]
@@ -69,15 +68,11 @@ impl MediaSource {
         let path = grant_path(&self.node);
         let read = {
             let path = path.clone();
-            move |folder: &Folder| folder.read(&path, MAX_GRANT_BYTES)
+            move |folder: &Folder| folder.read(&path, MAX_GRANT_BYTES as u64)
         };
         let Some(bytes) = self.blocking(&path, read).await? else { return Ok(None) };
-        let damaged = |cause: String| SourceError::Damaged { what: path.clone(), cause };
-        let grant: EnrollGrant = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
-        if grant.schema != enroll::SCHEMA {
-            return Err(damaged(format!("schema {} is not known", grant.schema)));
-        }
-        Ok(Some(grant))
+        let damaged = |e: DocumentError| SourceError::Damaged { what: path.clone(), cause: chain(&e) };
+        EnrollGrant::parse(&bytes).map(Some).map_err(damaged)
     }
 
     /// The first root of the artifacts repository that the stick carries: to tell the fleet that it is of. Not trusted.
@@ -85,7 +80,7 @@ impl MediaSource {
         let path = format!("{ARTIFACTS}/1.root.json");
         let read = {
             let path = path.clone();
-            move |folder: &Folder| folder.read(&path, MAX_GRANT_BYTES)
+            move |folder: &Folder| folder.read(&path, MAX_GRANT_BYTES as u64)
         };
         self.blocking(&path, read).await.ok().flatten()
     }
