@@ -22,6 +22,7 @@ use cairn_trust::{
 };
 use jiff::Timestamp;
 use serde::Deserialize;
+use tempfile::TempDir;
 
 use super::{blobs, metadata};
 use crate::{contents::Manifest, failure::Failure, meter::Meter};
@@ -141,8 +142,7 @@ pub(crate) async fn verify(
     clock: Clock,
     sound: &BTreeSet<Digest>,
 ) -> Result<Verdict, Failure> {
-    let scratch =
-        tempfile::tempdir().map_err(|error| Failure::failed(format!("no temporary folder: {error}")))?;
+    let scratch = scratch()?;
     let mut verdict = Verdict { left_out: receipt.left_out.len(), ..Verdict::default() };
     let mut needed = BTreeMap::new();
     let mut manifests = BTreeMap::new();
@@ -175,6 +175,13 @@ pub(crate) async fn verify(
     }
     check_blobs(folder, receipt, &needed, sound, &mut verdict);
     Ok(verdict)
+}
+
+/// A folder for what is followed. It need not outlive a power cut, and in memory the verifier's syncs cost nothing.
+fn scratch() -> Result<TempDir, Failure> {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .map_err(|error| Failure::failed(format!("no temporary folder: {error}")))
 }
 
 /// What the receipt says of blobs: whether one is to be there.

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use cairn_model::Digest;
@@ -102,6 +103,81 @@ fn a_stick_is_verified_where_nothing_is_but_the_roots() {
         .run(&["usb", "verify", dir, "--roots", dir])
         .fails(2, &["director.root.json", "cairn trust roots"]);
     elsewhere.run(&["usb", "verify", text(&roots)]).fails(3, &["no cairn-bundle.json", "mounted on"]);
+}
+
+#[test]
+fn a_stick_that_lay_too_long_is_told() {
+    if Command::new("faketime").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("faketime is not installed: nothing tried");
+        return;
+    }
+    let hub = RealHub::start();
+    let stick = tempfile::tempdir().unwrap();
+    let dir = text(stick.path());
+    hub.member("edge1");
+    hub.run(&["usb", "export", dir, "--node", "edge1", "--yes"]).ok();
+    let verify = |later: &str| {
+        let args = ["-f", later, env!("CARGO_BIN_EXE_cairn"), "usb", "verify", dir];
+        Command::new("faketime").args(args).output().unwrap()
+    };
+    assert_eq!(verify("+89d").status.code(), Some(0));
+    let late = verify("+91d");
+    let said = String::from_utf8_lossy(&late.stderr);
+    assert!(
+        late.status.code() == Some(4) && said.contains("expired") && said.contains("export to it again"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_device_is_the_folder_that_it_is_mounted_on() {
+    let Some(disk) = LoopDisk::new() else { return };
+    let hub = RealHub::start();
+    hub.member("edge1");
+    hub.run(&["usb", "export", &disk.device, "--node", "edge1"])
+        .fails(2, &["is not mounted", "mount -o", "lsblk"]);
+    let folder = hub.user.path("stick");
+    fs::create_dir_all(&folder).unwrap();
+    let mounted = |verb: &str, args: &[&str]| Command::new(verb).args(args).status().unwrap().success();
+    assert!(mounted("mount", &[&disk.device, text(&folder)]));
+    let ran = hub.run(&["usb", "export", &disk.device, "--node", "edge1", "--yes"]);
+    let verified = hub.run(&["usb", "verify", &disk.device]);
+    let is_there = folder.join("cairn-bundle.json").exists();
+    assert!(mounted("umount", &[text(&folder)]));
+    assert!(!ran.err.contains("no mount point"), "{ran:?}");
+    ran.ok();
+    verified.ok();
+    assert!(is_there);
+}
+
+/// A file that is a block device with ext4 on it, where that can be had.
+struct LoopDisk {
+    device: String,
+    _image: tempfile::NamedTempFile,
+}
+
+impl LoopDisk {
+    fn new() -> Option<Self> {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(64 << 20).unwrap();
+        let run = |verb: &str, args: &[&str]| {
+            let output = Command::new(verb).args(args).output().ok()?;
+            output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        };
+        let path = text(image.path());
+        let device = run("mkfs.ext4", &["-q", path]).and_then(|_| run("losetup", &["-f", "--show", path]));
+        let Some(device) = device else {
+            eprintln!("no block device can be had here: nothing tried");
+            return None;
+        };
+        Some(Self { device: device.trim().to_owned(), _image: image })
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.device]).status();
+    }
 }
 
 #[test]
@@ -207,6 +283,32 @@ fn a_site_is_a_label() {
     hub.run(&["usb", "export", dir, "--site", "rome", "--yes"]).fails(3, &["cairn node ls"]);
     hub.run(&["usb", "export", dir, "--yes"]).fails(2, &["--node", "--site"]);
     hub.run(&["usb", "export", dir, "--node", "edge1"]).fails(2, &["nobody is here to ask", "--yes"]);
+}
+
+#[test]
+fn fifty_nodes_share_each_blob() {
+    let hub = RealHub::start();
+    let stick = tempfile::tempdir().unwrap();
+    let dir = text(stick.path());
+    let nodes: Vec<Node> = (0..50).map(|n| Node::new(&format!("edge{n}"))).collect();
+    for node in &nodes {
+        node.ask_to_enroll(stick.path());
+    }
+    hub.run(&["usb", "import", dir]).ok();
+    let ids: Vec<&str> = nodes.iter().map(|node| node.id.as_str()).collect();
+    hub.run(&[&["node", "approve"], ids.as_slice()].concat()).ok();
+    hub.deploy("web", &[3; 100_000]);
+    // A label that no node has differs from every value.
+    let begin = Instant::now();
+    hub.run(&["usb", "export", dir, "-l", "site!=nowhere", "--yes"]).ok();
+    let (exported, begin) = (begin.elapsed(), Instant::now());
+    hub.run(&["usb", "verify", dir]).ok();
+    println!("50 nodes: exported in {exported:?}, verified in {:?}", begin.elapsed());
+    let listed = receipt(stick.path());
+    assert_eq!(listed["nodes"].as_array().unwrap().len(), 50);
+    let blobs: Vec<_> = fs::read_dir(stick.path().join("blobs/sha256")).unwrap().collect();
+    assert_eq!(blobs.len(), listed["blobs"].as_array().unwrap().len());
+    assert!(blobs.len() < 10, "each shared blob once: {}", blobs.len());
 }
 
 #[test]
