@@ -25,8 +25,7 @@ use super::{node, usb};
 use crate::{
     args::UsbExport,
     bundle::{
-        blobs, fetch, layout, metadata,
-        place::{self, Place},
+        blobs, fetch, layout, metadata, place,
         plan::{self, Export, Fit, OnStick, Since},
         stick::Stick,
         verify::{self, Roots},
@@ -78,15 +77,17 @@ pub(super) async fn run(
         None => None,
     };
     let limits = Limits::of(&stick).map_err(stick.failed("look at", ""))?;
-    let mut job = Job { client, stick, roots, old, since, limits, asked, wanted, sound: BTreeSet::new() };
+    let (is_mount, sound) = (place.is_mount, BTreeSet::new());
+    let mut job = Job { client, stick, roots, old, since, limits, is_mount, asked, wanted, sound };
     let export = job.decide()?;
-    screen::print(&render::usb::summary(&job.wanted, &export, &place_of(&place)))?;
+    screen::print(&render::usb::summary(&job.wanted, &export, &place.folder.display().to_string()))?;
     for problem in &job.wanted.problems {
         screen::note(&format!("Problem: {}", text::clean(problem)));
     }
     if job.require_room(&export)? {
         screen::note(
-            "there is room only once what an earlier export left is removed: until this one is done, the stick is of no use",
+            "there is room only once what an earlier export left is removed: until this one is done, the stick is of no \
+             use",
         );
     }
     if args.dry_run {
@@ -96,10 +97,6 @@ pub(super) async fn run(
         return Err(Failure::failed("nothing was written"));
     }
     job.carry_out(export).await
-}
-
-fn place_of(place: &Place) -> String {
-    place.folder.display().to_string()
 }
 
 /// The receipt of what is on the stick, once it is sure that it is this fleet's.
@@ -130,7 +127,7 @@ fn old_bundle(stick: &Stick, roots: &Roots, hub: &str, replace: bool) -> Result<
     if is_other && !replace {
         let hub = text::clean(&old.hub);
         return Err(other(format!(
-            "is a stick of another fleet, whose hub is {hub}: a stick is for one fleet"
+            "is a stick of another fleet, whose hub is {hub}, or its roots are damaged: a stick is for one fleet"
         )));
     }
     Ok(Some(old))
@@ -221,6 +218,8 @@ struct Job {
     old: Option<Receipt>,
     since: Option<Since>,
     limits: Limits,
+    /// The stick is a file system of its own.
+    is_mount: bool,
     asked: OsNodes,
     wanted: MediaPlan,
     /// Blobs whose bytes were read on the stick and are right.
@@ -407,8 +406,9 @@ impl Job {
                 "{waiting} of the nodes wait for `cairn node approve` and get nothing yet"
             ));
         }
-        let shown = self.stick.path().display();
-        screen::note(&format!("unmount it before you pull it: umount {shown}"));
+        if self.is_mount {
+            screen::note(&format!("unmount it before you pull it: umount {}", self.stick.path().display()));
+        }
         Ok(())
     }
 }

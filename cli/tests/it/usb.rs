@@ -42,10 +42,14 @@ fn a_node_without_a_network_enrols_gets_its_apps_and_answers() {
     hub.deploy("web", b"a layer");
     let ran = hub.run(&["usb", "export", dir, "--node", "edge1", "--dry-run"]);
     assert!(ran.out.contains("waits for approval"), "{ran:?}");
-    hub.run(&["node", "approve", "edge1"]).ok();
+    assert!(!stick.path().join("index.json").exists(), "a dry run writes nothing");
     let ran = hub.run(&["usb", "export", dir, "--node", "edge1", "--yes"]);
-    assert!(ran.err.contains("unmount it before you pull it"), "{ran:?}");
-    let out = ran.ok();
+    assert!(ran.err.contains("1 of the nodes wait for `cairn node approve`"), "{ran:?}");
+    ran.ok();
+    assert!(!stick.path().join("enroll").exists());
+    assert!(hub.run(&["usb", "verify", dir]).ok().contains("nothing is to be verified"));
+    hub.run(&["node", "approve", "edge1"]).ok();
+    let out = hub.run(&["usb", "export", dir, "--node", "edge1", "--yes"]).ok();
     assert!(
         out.contains("90 days")
             && out.contains("good until ")
@@ -144,7 +148,10 @@ fn a_device_is_the_folder_that_it_is_mounted_on() {
     let verified = hub.run(&["usb", "verify", &disk.device]);
     let is_there = folder.join("cairn-bundle.json").exists();
     assert!(mounted("umount", &[text(&folder)]));
-    assert!(!ran.err.contains("no mount point"), "{ran:?}");
+    assert!(
+        !ran.err.contains("no mount point") && ran.err.contains("unmount it before you pull it"),
+        "{ran:?}"
+    );
     ran.ok();
     verified.ok();
     assert!(is_there);

@@ -110,6 +110,17 @@ fn a_hub_that_goes_away_in_the_middle_costs_nothing_that_came() {
     assert!(wire.passed() < LAYER as u64 * 3 / 4, "{} came again", wire.passed());
     assert_eq!(fs::read(blob(stick.path(), &layer)).unwrap(), noise(LAYER, 1));
     hub.run(&["usb", "verify", dir]).ok();
+    // What a stick that was pulled tore is seen by its digest, and fetched anew.
+    let layer = hub.deploy("api", &noise(LAYER, 2));
+    wire.allow(LAYER as u64 / 2);
+    export().fails(5, &["it goes on"]);
+    let begun = stick.path().join(format!("blobs/sha256/.{}.partial", layer.hex()));
+    let mut torn = fs::read(&begun).unwrap();
+    torn[1000..2000].fill(0);
+    fs::write(&begun, torn).unwrap();
+    wire.allow(u64::MAX / 2);
+    export().ok();
+    assert_eq!(fs::read(blob(stick.path(), &layer)).unwrap(), noise(LAYER, 2));
     // Nor does it lose what came from nodes: the stick keeps it.
     edge.report(stick.path(), 1);
     wire.allow(0);
