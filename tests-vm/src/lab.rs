@@ -89,9 +89,9 @@ impl Lab {
         Hub::start(&self.binaries(), &self.dir.join("hub"))
     }
 
-    /// A second hub, of another fleet.
-    pub fn other_hub(&self) -> Result<Hub> {
-        Hub::start(&self.binaries(), &self.dir.join("other-hub"))
+    /// A hub beside the first one, of another fleet, in a folder of this name.
+    pub fn hub_named(&self, name: &str) -> Result<Hub> {
+        Hub::start(&self.binaries(), &self.dir.join(name))
     }
 
     /// A hub that holds neither root keys nor the artifacts targets key.

@@ -44,7 +44,7 @@ fn stick_first_deploy() -> Result<()> {
         wait_answer(&mut site.vm, port, word)?;
     }
     wait::until("the console to say that the stick can be pulled", site::VISIT_DEADLINE, || {
-        Ok(site.vm.console().contains("pull").then_some(()))
+        Ok(site.vm.console().contains("it can be pulled").then_some(()))
     })?;
 
     // The next round tells the hub.

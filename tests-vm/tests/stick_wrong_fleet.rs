@@ -21,7 +21,7 @@ fn stick_wrong_fleet() -> Result<()> {
     let mut site = Site::blank(&lab, &[])?;
     site.visit()?;
     // The thief reads the node's request from the stick as well, and makes it a member of his own fleet.
-    let thief = lab.other_hub()?;
+    let thief = lab.hub_named("other-hub")?;
     for hub in [&thief, &site.hub] {
         import(hub, &site.folder)?;
         hub.cairn(&["node", "approve", &site.id])?;

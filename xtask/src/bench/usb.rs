@@ -1,20 +1,16 @@
-//! Figures of sticks: a node under QEMU takes what one brings, beside `cp` of the same bytes from the same medium on the
-//! same node; and a stick for 50 nodes beside one for a single node.
+//! Figures of sticks: what a node takes from one, beside `cp` of the same bytes from the same medium; and a stick for 50
+//! nodes beside one for a single node. First on this machine, with a folder in the place of a stick; then on a node under
+//! QEMU, with a stick.
 
+mod native;
 mod nodes;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Instant,
-};
+use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cairn_tests_vm::{
-    Lab, Site, Stick, Vm,
+    Hub, Lab, Site, Stick, Vm,
     site::{self, VISIT_DEADLINE},
-    stick::Form,
     vm::{run, usb::Protection},
     wait,
 };
@@ -24,97 +20,105 @@ use super::Row;
 /// Bytes of the image that is carried, none of which compress.
 const IMAGE_BYTES: u64 = 96 << 20;
 
-/// Nodes of a large site.
-const NODES: usize = 50;
-
-/// Room for the image on a node's stick, and for what else is needed.
-const STICK_MIB: u64 = 512;
-
 const MIB: f64 = 1_048_576.0;
 
 pub(super) fn measure() -> Result<Vec<Row>> {
     let lab = Lab::new("bench-usb")?;
-    let mut site = Site::running(&lab)?;
-    deploy_large(&lab, &site)?;
-    let mut rows = import(&lab, &mut site)?;
-    rows.extend(fleet(&lab, &mut site)?);
+    let mut rows = native::measure(&lab)?;
+    rows.extend(under_qemu(&lab)?);
     Ok(rows)
 }
 
 /// An app whose image is the web server's with a file of random bytes beside it.
-fn deploy_large(lab: &Lab, site: &Site) -> Result<()> {
+fn deploy_large(lab: &Lab, hub: &Hub) -> Result<()> {
     let layout = lab.dir().join("large");
     site::copy(&lab.examples().join("web-server"), &layout)?;
     let payload = lab.dir().join("payload");
-    run(Command::new("head")
-        .args(["-c", &IMAGE_BYTES.to_string(), "/dev/urandom"])
-        .stdout(fs::File::create(&payload)?))?;
+    run(Command::new("sh").args([
+        "-c",
+        "head -c \"$1\" /dev/urandom >\"$2\"",
+        "sh",
+        &IMAGE_BYTES.to_string(),
+        &payload.display().to_string(),
+    ]))?;
     run(Command::new("umoci")
         .args(["insert", "--image", &format!("{}:latest", layout.display())])
         .arg(&payload)
         .arg("/payload"))?;
-    site.hub.push_image(&layout, "bench/large:1")?;
+    hub.push_image(&layout, "bench/large:1")?;
     let file = lab.dir().join("large.yaml");
     fs::write(
         &file,
         "name: large\nservices:\n  large:\n    image: bench/large:1\n    command: [sleep, infinity]\n    deploy: { mode: global }\n",
     )?;
-    site.hub.cairn(&["app", "deploy", &file.display().to_string()]).map(drop)
+    hub.cairn(&["app", "deploy", &file.display().to_string()]).map(drop)
 }
 
-/// The first visit with the large image, against `cp` of what was missing.
-fn import(lab: &Lab, site: &mut Site) -> Result<Vec<Row>> {
-    site.export()?;
-    let list = missing(site)?;
-    let bytes: u64 =
-        list.iter().map(|path| fs::metadata(site.folder.join(path)).map_or(0, |m| m.len())).sum();
-    ensure!(
-        bytes > IMAGE_BYTES,
-        "the large image is not on the stick: {bytes} bytes are missing on the node"
-    );
-    let copied = copy_by_hand(&mut site.vm, &site.stick, &list)?;
-
-    let pid = "$(systemctl show cairnd -p MainPID --value)";
-    site.vm.check(&format!("echo 5 >/proc/{pid}/clear_refs"))?;
-    let took = visit(&mut site.vm, &site.stick)?;
-    let peak = site.vm.check(&format!("grep VmHWM: /proc/{pid}/status"))?;
-    let peak: f64 = peak.split_whitespace().nth(1).context("no VmHWM")?.parse()?;
-    site.stick.read_back(&site.folder)?;
-    site.import()?;
-    println!("  {bytes} bytes in {} blobs; {}", list.len(), lab.dir().display());
+/// The rows of what was taken from one stick.
+fn taken(what: &str, bytes: u64, took: f64, copied: f64, peak: f64) -> Vec<Row> {
     let rate = |seconds: f64| bytes as f64 / 1e6 / seconds;
-    Ok(vec![
+    vec![
         Row {
-            what: "a visit, from mounted to unmounted: verified, taken, answered".to_owned(),
+            what: format!("{what}: verified, copied, applied"),
             figure: rate(took),
             baseline: rate(copied),
             unit: "MB/s",
-            against: "mount, cp of the same bytes, sync, unmount",
+            against: "cp of the same bytes from it, and sync",
         },
         Row {
-            what: "cairnd at its most during the visit (VmHWM)".to_owned(),
-            figure: peak / 1024.0,
+            what: format!("{what}: cairnd at its most (VmHWM)"),
+            figure: peak,
             baseline: bytes as f64 / MIB,
             unit: "MiB",
             against: "the bytes that it took",
         },
-    ])
+    ]
 }
 
-/// Blobs on the stick that the node does not have, by path.
-fn missing(site: &mut Site) -> Result<Vec<String>> {
-    let there = site.vm.check("find /var/lib/cairn/blobs -type f")?;
-    let mut list = Vec::new();
-    for entry in fs::read_dir(site.folder.join("blobs/sha256"))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
+/// Peak memory in MiB, from `/proc/PID/status`.
+fn peak(status: &str) -> Result<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()).context("no VmHWM")?;
+    Ok(kib.parse::<f64>()? / 1024.0)
+}
+
+/// Blobs in a folder that are not among the names in `there`, and their bytes.
+fn missing(folder: &Path, there: &str) -> Result<(Vec<String>, u64)> {
+    let (mut list, mut bytes) = (Vec::new(), 0);
+    for entry in fs::read_dir(folder.join("blobs/sha256"))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
         if !there.contains(&name) {
             list.push(format!("blobs/sha256/{name}"));
+            bytes += entry.metadata()?.len();
         }
     }
-    Ok(list)
+    ensure!(
+        bytes > IMAGE_BYTES,
+        "the large image is not on the stick: {bytes} bytes are missing on the node"
+    );
+    Ok((list, bytes))
 }
 
-/// Seconds for what a technician without cairnd would do.
+fn under_qemu(lab: &Lab) -> Result<Vec<Row>> {
+    let mut site = Site::running(lab)?;
+    deploy_large(lab, &site.hub)?;
+    site.export()?;
+    let there = site.vm.check("find /var/lib/cairn/blobs -type f")?;
+    let (list, bytes) = missing(&site.folder, &there)?;
+    let copied = copy_by_hand(&mut site.vm, &site.stick, &list)?;
+
+    let pid = "$(systemctl show cairnd -p MainPID --value)";
+    site.vm.check(&format!("echo 5 >/proc/{pid}/clear_refs"))?;
+    let said = site::show(&mut site.vm, &site.stick)?;
+    ensure!(said["state"] == "done", "the node did not take the stick: {said}");
+    let took = took(&mut site.vm)?;
+    let peak = peak(&site.vm.check(&format!("cat /proc/{pid}/status"))?)?;
+    println!("  under QEMU: {bytes} bytes in {} blobs, {took:.2} s, by hand {copied:.2} s", list.len());
+    Ok(taken("a stick under QEMU", bytes, took, copied, peak))
+}
+
+/// Seconds for what a person without cairnd would do.
 fn copy_by_hand(vm: &mut Vm, stick: &Stick, list: &[String]) -> Result<f64> {
     vm.check("systemctl mask -q --runtime cairn-media@.service")?;
     vm.plug("stick", stick.image(), Protection::Writable)?;
@@ -122,9 +126,9 @@ fn copy_by_hand(vm: &mut Vm, stick: &Stick, list: &[String]) -> Result<f64> {
         Ok((vm.run("test -b /dev/sda1 && udevadm settle")?.code == 0).then_some(()))
     })?;
     let said = vm.check(&format!(
-        "mkdir -p /run/bench /var/lib/bench; sync; begin=$(date +%s%N); mount -o ro /dev/sda1 /run/bench && cd /run/bench && \
-         cp {} /var/lib/bench/ && cd / && sync && umount /run/bench && end=$(date +%s%N) && rm -r /var/lib/bench && \
-         echo took $((end - begin))",
+        "mkdir -p /run/bench /var/lib/bench && mount -o ro /dev/sda1 /run/bench && cd /run/bench && sync && \
+         begin=$(date +%s%N) && cp {} /var/lib/bench/ && sync && end=$(date +%s%N) && cd / && umount /run/bench && \
+         rm -r /var/lib/bench && echo took $((end - begin))",
         list.join(" ")
     ))?;
     vm.unplug("stick")?;
@@ -133,61 +137,25 @@ fn copy_by_hand(vm: &mut Vm, stick: &Stick, list: &[String]) -> Result<f64> {
     Ok(nanoseconds.with_context(|| format!("no time: {said}"))?.trim().parse::<f64>()? / 1e9)
 }
 
-/// Seconds from mounted to unmounted, as the node's service manager has them.
-fn visit(vm: &mut Vm, stick: &Stick) -> Result<f64> {
-    let before = site::visits(vm)?;
-    vm.plug("stick", stick.image(), Protection::Writable)?;
-    let said = site::ended(vm, &before)?;
-    ensure!(said["state"] == "done", "the node did not take the stick: {said}");
-    let times = vm.check(
-        "systemctl show 'cairn-media@*' -p InactiveExitTimestampMonotonic -p InactiveEnterTimestampMonotonic --value",
+/// Seconds of the last visit from the agent's first look to "applied", by its own log: asking it meanwhile would cost the
+/// node more than the copying.
+fn took(vm: &mut Vm) -> Result<f64> {
+    let log = vm.check(
+        "journalctl -b -u cairnd --no-pager -o short-unix | grep -E 'a stick is looked at|is applied' | tail -n 2",
     )?;
-    vm.unplug("stick")?;
-    let times: Vec<f64> = times.lines().filter_map(|line| line.trim().parse().ok()).collect();
-    let [a, b] = times[..] else { anyhow::bail!("not one visit: {times:?}") };
-    Ok((a - b).abs() / 1e6)
+    let times: Vec<f64> =
+        log.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+    let [begun, applied] = times[..] else { bail!("not two lines: {log}") };
+    Ok(applied - begun)
 }
 
-/// A stick for a site of many nodes against one for a single node: what is written, and what it costs the node.
-fn fleet(lab: &Lab, site: &mut Site) -> Result<Vec<Row>> {
-    nodes::enrol(lab.dir(), &site.hub, NODES - 1)?;
-    let all: Vec<String> =
-        site.hub.nodes()?.iter().filter_map(|node| Some(node["id"].as_str()?.to_owned())).collect();
-    ensure!(all.len() == NODES, "not {NODES} nodes: {}", all.len());
-    let mut measured = Vec::new();
-    let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    let own = site.id.clone();
-    for (name, ids) in [("one", &[own.as_str()][..]), ("fifty", &all)] {
-        let folder = lab.dir().join(name);
-        let start = Instant::now();
-        site::export(&site.hub, &folder, ids)?;
-        let seconds = start.elapsed().as_secs_f64();
-        let stick = Stick::make(lab.dir().join("fleet.img"), Form::Partitioned, STICK_MIB)?;
-        stick.fill(&folder)?;
-        measured.push((seconds, size(&folder)? as f64 / 1e6, visit(&mut site.vm, &stick)?));
-    }
-    let [one, fifty] = measured[..] else { anyhow::bail!("two are measured") };
-    let row = |what: &str, unit, figure: f64, baseline: f64| Row {
-        what: format!("{what}, {NODES} nodes"),
-        figure,
-        baseline,
-        unit,
-        against: "the same for one node",
-    };
-    Ok(vec![
-        row("a stick's bytes", "MB", fifty.1, one.1),
-        row("`cairn usb export` to a folder", "s", fifty.0, one.0),
-        row("a visit that brings nothing new, by a stick for", "s", fifty.2, one.2),
-    ])
-}
+#[cfg(test)]
+mod tests {
+    use super::peak;
 
-/// Bytes of all files below a folder.
-fn size(dir: &Path) -> Result<u64> {
-    let mut total = 0;
-    let paths: Vec<PathBuf> =
-        fs::read_dir(dir)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
-    for path in paths {
-        total += if path.is_dir() { size(&path)? } else { fs::metadata(&path)?.len() };
+    #[test]
+    fn the_peak_is_in_mebibytes() {
+        assert_eq!(peak("VmPeak:\t9 kB\nVmHWM:\t   20480 kB\n").unwrap(), 20.0);
+        assert!(peak("VmRSS: 1 kB").is_err());
     }
-    Ok(total)
 }
