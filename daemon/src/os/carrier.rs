@@ -133,7 +133,7 @@ pub struct Sources {
 /// A source for a while.
 enum Chosen {
     Stick(Arc<MediaSource>),
-    Hub(HubClient),
+    Hub(Box<HubClient>),
 }
 
 impl Sources {
@@ -144,10 +144,10 @@ impl Sources {
         match (stick, hub) {
             (Some(stick), Some(hub)) if is(&self.tired, &stick) => {
                 drop(stick);
-                Some(Chosen::Hub(hub))
+                Some(Chosen::Hub(Box::new(hub)))
             }
             (Some(stick), _) => Some(Chosen::Stick(stick)),
-            (None, hub) => hub.map(Chosen::Hub),
+            (None, hub) => hub.map(|hub| Chosen::Hub(Box::new(hub))),
         }
     }
 
@@ -263,7 +263,7 @@ use End::{Broken, Gone};
 async fn some(chosen: Chosen, wanted: &Wanted, done: &mut u64) -> Result<(), End> {
     let source: &dyn Source = match &chosen {
         Chosen::Stick(stick) => stick.as_ref(),
-        Chosen::Hub(client) => client,
+        Chosen::Hub(client) => client.as_ref(),
     };
     let (offset, length) = (wanted.offset + *done, wanted.length - *done);
     let mut stream = source.range(&wanted.digest, offset, length).await.map_err(Broken)?.cut(offset, length);

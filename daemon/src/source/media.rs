@@ -1,11 +1,13 @@
 //! A stick as a source. Nothing on it is trusted, and it is never listed: only paths are opened that follow from the
 //! node's own id and from signed digests, only regular files, and no link is followed. All reading is done off the
-//! runtime and has its time: a stick that dies may hang for long.
+//! runtime and has its time: a stick that dies may hang for long, and must hold up nothing but itself.
 
 use std::{
     fs::File,
     io::{self, ErrorKind, Read, Seek, SeekFrom},
     path::Path,
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -19,7 +21,7 @@ use cairn_model::{
 };
 use cairn_trust::fetch::{Fetch, FetchError, Folder, FolderFetch};
 use futures_util::{StreamExt, stream};
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{BlobStream, Missing, Source, SourceError};
 
@@ -33,6 +35,7 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct MediaSource {
     node: NodeId,
     folder: Folder,
+    reader: Reader,
     director: Timely,
     artifacts: Timely,
 }
@@ -46,7 +49,8 @@ impl MediaSource {
     /// The same, of a folder that is open.
     pub fn new(folder: Folder, node: NodeId) -> Self {
         let within = |prefix: &str| Timely(FolderFetch::within(folder.clone(), prefix));
-        Self { director: within(&format!("{DIRECTOR}/{node}")), artifacts: within(ARTIFACTS), node, folder }
+        let (director, artifacts) = (within(&format!("{DIRECTOR}/{node}")), within(ARTIFACTS));
+        Self { node, folder, reader: Reader::start(PIECE_TIMEOUT), director, artifacts }
     }
 
     /// Whose bundle is read.
@@ -107,7 +111,7 @@ impl MediaSource {
         work: impl FnOnce(&Folder) -> io::Result<T> + Send + 'static,
     ) -> Result<T, SourceError> {
         let folder = self.folder.clone();
-        in_time(move || work(&folder)).await.map_err(|e| told(what, e))
+        self.reader.run(move || work(&folder)).await.map_err(|e| told(what, e))
     }
 
     async fn small(&self, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError> {
@@ -126,12 +130,39 @@ impl MediaSource {
     }
 }
 
-/// A blocking read that is given up after its time; its thread ends when the kernel lets it.
-async fn in_time<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    match timeout(PIECE_TIMEOUT, spawn_blocking(work)).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(fault)) => Err(io::Error::other(fault)),
-        Err(_) => Err(io::Error::new(ErrorKind::TimedOut, "it does not answer")),
+/// A thread for one stick, which does one read after the other: that is what sticks do best, and the few threads that the
+/// daemon has for files are not held up by a kernel that waits for a stick. It ends with the last handle.
+#[derive(Debug, Clone)]
+struct Reader {
+    jobs: mpsc::Sender<Box<dyn FnOnce() + Send>>,
+    patience: Duration,
+}
+
+impl Reader {
+    fn start(patience: Duration) -> Self {
+        let (jobs, received) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let work = move || received.into_iter().for_each(|job| job());
+        if let Err(e) = thread::Builder::new().name("stick".to_owned()).spawn(work) {
+            // Every read says then that nobody reads.
+            tracing::error!("no thread for the stick: {e}");
+        }
+        Self { jobs, patience }
+    }
+
+    /// What `work` gives; nothing that it holds is held any more then. Given up after its time.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (reply, answer) = oneshot::channel();
+        // Who asked may have left.
+        let job = Box::new(move || drop(reply.send(work())));
+        let nobody = || io::Error::other("nobody reads the stick");
+        self.jobs.send(job).map_err(|_| nobody())?;
+        match timeout(self.patience, answer).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(nobody())),
+            Err(_) => Err(io::Error::new(ErrorKind::TimedOut, "it does not answer")),
+        }
     }
 }
 
@@ -265,15 +296,15 @@ impl Source for MediaSource {
     async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, SourceError> {
         let opening = digest.clone();
         let open = move |folder: &Folder| Reading::open(folder, &opening, offset);
-        let path = blob_path(digest);
+        let (path, reader) = (blob_path(digest), self.reader.clone());
         let Some(reading) = self.blocking(&path, open).await? else {
             return Err(SourceError::Absent { digest: digest.clone() });
         };
         let bytes = stream::unfold(Some(reading), move |reading| {
-            let path = path.clone();
+            let (path, reader) = (path.clone(), reader.clone());
             async move {
                 let mut reading = reading?;
-                let read = in_time(move || reading.next().map(|piece| (piece, reading))).await;
+                let read = reader.run(move || reading.next().map(|piece| (piece, reading))).await;
                 match read {
                     Ok((piece, reading)) => Some((Ok(piece?), Some(reading))),
                     Err(e) => Some((Err(told(&path, e)), None)),

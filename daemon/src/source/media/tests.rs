@@ -220,3 +220,36 @@ async fn an_os_is_there_by_all_its_chunks_or_by_a_patch() {
     stick.put(&blob_path(&Digest::of(b"patch")), b"patc");
     assert!(!stick.source().brings(&release).await, "torn");
 }
+
+#[tokio::test]
+async fn a_read_that_hangs_holds_up_its_own_stick_alone() {
+    let (hung, other) = (Reader::start(PIECE_TIMEOUT), Reader::start(PIECE_TIMEOUT));
+    let (go_on, wait) = mpsc::channel::<()>();
+    let (begun, has_begun) = oneshot::channel();
+    let stuck = tokio::spawn({
+        let hung = hung.clone();
+        async move {
+            let work = move || {
+                begun.send(()).unwrap();
+                wait.recv().map_err(io::Error::other)
+            };
+            hung.run(work).await
+        }
+    });
+    has_begun.await.unwrap();
+    let after = tokio::spawn(async move { hung.run(|| Ok(2)).await });
+    assert_eq!(other.run(|| Ok(1)).await.unwrap(), 1);
+    assert!(!after.is_finished());
+    go_on.send(()).unwrap();
+    stuck.await.unwrap().unwrap();
+    assert_eq!(after.await.unwrap().unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_read_that_never_ends_is_given_up() {
+    let reader = Reader::start(Duration::from_millis(20));
+    let (_go_on, wait) = mpsc::channel::<()>();
+    let error = reader.run(move || wait.recv().map_err(io::Error::other)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(matches!(told("blob", error), SourceError::Media { .. }));
+}
