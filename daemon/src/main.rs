@@ -121,7 +121,10 @@ fn execute(cli: Cli) -> Result<()> {
                 .max_blocking_threads(4)
                 .build()
                 .context("failed to start the runtime")?;
-            runtime.block_on(cairnd::run(settings))
+            let ended = runtime.block_on(cairnd::run(settings));
+            // A read that the kernel does not let go of, on a stick that dies, would hold up the end.
+            runtime.shutdown_background();
+            ended
         }
     }
 }

@@ -12,6 +12,8 @@ use std::{
 
 use cairn_model::local::{LinkState, LocalStatus};
 
+mod media;
+
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn cairnd(root: &Path) -> Command {
