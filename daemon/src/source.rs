@@ -21,6 +21,7 @@ pub(crate) mod tests;
 
 pub use http::{Clocked, HubClient, HubTls};
 pub use media::MediaSource;
+pub(crate) use media::StickThread;
 
 /// Why a source did not give what was asked for. Says nothing about trust.
 #[derive(Debug, thiserror::Error)]

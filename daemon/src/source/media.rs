@@ -35,7 +35,7 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct MediaSource {
     node: NodeId,
     folder: Folder,
-    reader: Reader,
+    thread: StickThread,
     director: Timely,
     artifacts: Timely,
 }
@@ -50,7 +50,7 @@ impl MediaSource {
     pub fn new(folder: Folder, node: NodeId) -> Self {
         let within = |prefix: &str| Timely(FolderFetch::within(folder.clone(), prefix));
         let (director, artifacts) = (within(&format!("{DIRECTOR}/{node}")), within(ARTIFACTS));
-        Self { node, folder, reader: Reader::start(PIECE_TIMEOUT), director, artifacts }
+        Self { node, folder, thread: StickThread::start(PIECE_TIMEOUT), director, artifacts }
     }
 
     /// Whose bundle is read.
@@ -111,7 +111,7 @@ impl MediaSource {
         work: impl FnOnce(&Folder) -> io::Result<T> + Send + 'static,
     ) -> Result<T, SourceError> {
         let folder = self.folder.clone();
-        self.reader.run(move || work(&folder)).await.map_err(|e| told(what, e))
+        self.thread.run(move || work(&folder)).await.map_err(|e| told(what, e))
     }
 
     async fn small(&self, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError> {
@@ -130,16 +130,17 @@ impl MediaSource {
     }
 }
 
-/// A thread for one stick, which does one read after the other: that is what sticks do best, and the few threads that the
+/// A thread for one stick, which does one thing after the other: that is what sticks do best, and the few threads that the
 /// daemon has for files are not held up by a kernel that waits for a stick. It ends with the last handle.
 #[derive(Debug, Clone)]
-struct Reader {
+pub(crate) struct StickThread {
     jobs: mpsc::Sender<Box<dyn FnOnce() + Send>>,
     patience: Duration,
 }
 
-impl Reader {
-    fn start(patience: Duration) -> Self {
+impl StickThread {
+    /// Starts it; each piece of work is given up after `patience`.
+    pub(crate) fn start(patience: Duration) -> Self {
         let (jobs, received) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         let work = move || received.into_iter().for_each(|job| job());
         if let Err(e) = thread::Builder::new().name("stick".to_owned()).spawn(work) {
@@ -150,14 +151,14 @@ impl Reader {
     }
 
     /// What `work` gives; nothing that it holds is held any more then. Given up after its time.
-    async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let (reply, answer) = oneshot::channel();
         // Who asked may have left.
         let job = Box::new(move || drop(reply.send(work())));
-        let nobody = || io::Error::other("nobody reads the stick");
+        let nobody = || io::Error::other("no thread for the stick");
         self.jobs.send(job).map_err(|_| nobody())?;
         match timeout(self.patience, answer).await {
             Ok(answer) => answer.unwrap_or_else(|_| Err(nobody())),
@@ -296,7 +297,7 @@ impl Source for MediaSource {
     async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, SourceError> {
         let opening = digest.clone();
         let open = move |folder: &Folder| Reading::open(folder, &opening, offset);
-        let (path, reader) = (blob_path(digest), self.reader.clone());
+        let (path, reader) = (blob_path(digest), self.thread.clone());
         let Some(reading) = self.blocking(&path, open).await? else {
             return Err(SourceError::Absent { digest: digest.clone() });
         };

@@ -223,7 +223,7 @@ async fn an_os_is_there_by_all_its_chunks_or_by_a_patch() {
 
 #[tokio::test]
 async fn a_read_that_hangs_holds_up_its_own_stick_alone() {
-    let (hung, other) = (Reader::start(PIECE_TIMEOUT), Reader::start(PIECE_TIMEOUT));
+    let (hung, other) = (StickThread::start(PIECE_TIMEOUT), StickThread::start(PIECE_TIMEOUT));
     let (go_on, wait) = mpsc::channel::<()>();
     let (begun, has_begun) = oneshot::channel();
     let stuck = tokio::spawn({
@@ -247,7 +247,7 @@ async fn a_read_that_hangs_holds_up_its_own_stick_alone() {
 
 #[tokio::test]
 async fn a_read_that_never_ends_is_given_up() {
-    let reader = Reader::start(Duration::from_millis(20));
+    let reader = StickThread::start(Duration::from_millis(20));
     let (_go_on, wait) = mpsc::channel::<()>();
     let error = reader.run(move || wait.recv().map_err(io::Error::other)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
