@@ -292,11 +292,13 @@ impl Job {
     async fn carry_out(mut self, mut export: Export) -> Result<(), Failure> {
         let mut freed = 0;
         let mut rounds = 0;
+        let mut written = BTreeSet::new();
         let files = loop {
             if self.require_room(&export)? {
-                freed += self.remove(&export.superseded)?;
+                freed += self.remove(usb::digests(&export.superseded))?;
             }
             fetch::fetch_all(&self.client, &self.stick, &export.write, self.limits).await?;
+            written.extend(usb::digests(&export.write));
             let files = self.metadata().await?;
             // What was desired may have changed while blobs were written. What is signed now is for what is asked now.
             let now: MediaPlan = self.client.send(Method::POST, &["usb", "plan"], &self.asked).await?;
@@ -315,7 +317,11 @@ impl Job {
             export = self.decide()?;
         };
         self.write_rest(&files, &export)?;
-        freed += self.remove(&export.superseded)?;
+        freed += self.remove(usb::digests(&export.superseded))?;
+        // Written for what was desired a moment ago: no receipt will ever list it.
+        self.remove(
+            written.into_iter().filter(|digest| self.wanted.blobs.iter().all(|b| b.digest != *digest)),
+        )?;
         write::remove_unfinished(&self.stick).map_err(self.stick.failed("tidy", write::BLOBS))?;
         let left_out = usb::digests(&export.left_out);
         let receipt = receipt_of(&self.client, &self.wanted, left_out);
@@ -368,12 +374,12 @@ impl Job {
         metadata::prune(&self.stick, &files.files, &nodes, &gone)
     }
 
-    /// Removes blobs that an earlier export's receipt lists and nobody needs.
-    fn remove(&self, superseded: &[media::MediaBlob]) -> Result<u64, Failure> {
+    /// Removes blobs that nobody needs; how many bytes that gives back.
+    fn remove(&self, unneeded: impl IntoIterator<Item = Digest>) -> Result<u64, Failure> {
         let mut freed = 0;
-        for blob in superseded {
-            let failed = self.stick.failed("remove", &media::blob_path(&blob.digest));
-            freed += write::remove(&self.stick, &blob.digest).map_err(failed)?;
+        for digest in unneeded {
+            let failed = self.stick.failed("remove", &media::blob_path(&digest));
+            freed += write::remove(&self.stick, &digest).map_err(failed)?;
         }
         Ok(freed)
     }

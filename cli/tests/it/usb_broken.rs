@@ -19,7 +19,7 @@ use nix::{
 };
 
 use crate::{
-    real::{RealHub, blob, noise, wait_until},
+    real::{RealHub, blob, noise, receipt, wait_until},
     run::User,
 };
 
@@ -127,6 +127,31 @@ fn a_hub_that_goes_away_in_the_middle_costs_nothing_that_came() {
     far.run(&["usb", "import", dir]).fails(5, &["import again", "not stored twice"]);
     wire.allow(u64::MAX / 2);
     assert!(far.run(&["usb", "import", dir]).ok().contains("edge1      1     0       1"));
+}
+
+#[test]
+fn what_is_deployed_meanwhile_is_on_the_stick_and_what_it_replaces_is_not() {
+    let hub = RealHub::start();
+    hub.member("edge1");
+    let old = hub.deploy("web", &noise(LAYER, 30));
+    let wire = Wire::to(&hub);
+    let far = User::new();
+    hub.add_context(&far, &wire.url);
+    let stick = tempfile::tempdir().unwrap();
+    let dir = stick.path().to_str().unwrap();
+    wire.stands_still.store(true, Ordering::SeqCst);
+    wire.allow(4 << 20);
+    let args = ["usb", "export", dir, "--node", "edge1", "--yes"];
+    let child = far.command(&args).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let begun = stick.path().join(format!("blobs/sha256/.{}.partial", old.hex()));
+    wait_until(|| fs::metadata(&begun).is_ok_and(|begun| begun.len() > 1 << 20));
+    let new = hub.deploy("web", b"newer");
+    wire.allow(u64::MAX / 2);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(blob(stick.path(), &new).exists() && !blob(stick.path(), &old).exists());
+    assert_eq!(receipt(stick.path())["nodes"][0]["generation"], 3);
+    hub.run(&["usb", "verify", dir]).ok();
 }
 
 #[test]
