@@ -14,6 +14,8 @@ use cairn_model::local::{LinkState, LocalStatus};
 
 mod media;
 
+mod stick;
+
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn cairnd(root: &Path) -> Command {
@@ -83,6 +85,10 @@ fn status(root: &Path) -> LocalStatus {
 }
 
 fn ask(root: &Path, what: &str) -> String {
+    send(root, what, "")
+}
+
+fn send(root: &Path, what: &str, body: &str) -> String {
     let socket = root.join("run/cairnd.sock");
     let begun = Instant::now();
     let mut stream = loop {
@@ -92,7 +98,9 @@ fn ask(root: &Path, what: &str) -> String {
         }
         std::thread::yield_now();
     };
-    let request = format!("{what} HTTP/1.1\r\nHost: node\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let length = body.len();
+    let head = format!("{what} HTTP/1.1\r\nHost: node\r\nContent-Length: {length}\r\nConnection: close\r\n");
+    let request = format!("{head}Content-Type: application/json\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
