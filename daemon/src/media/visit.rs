@@ -11,14 +11,13 @@ use cairn_model::{
 use cairn_trust::fetch::Folder;
 use tokio::{
     sync::{oneshot, watch},
-    task::spawn_blocking,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{Device, Task, shelf::Root};
 use crate::{
     link::{MediaOutcome, MediaVisit},
-    source::MediaSource,
+    source::{MediaSource, StickThread},
 };
 
 mod outbox;
@@ -128,11 +127,8 @@ impl Task {
             )));
         }
         let (point, node) = (self.config.mounts.point(device), self.config.outgoing.node());
-        let open = move || open(&point, &node);
-        match timeout(self.config.patience.step, spawn_blocking(open)).await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(_)) | Err(_) => Err(Stopped::pulled()),
-        }
+        let thread = StickThread::start(self.config.patience.step);
+        thread.run(move || Ok(open(&point, &node))).await.unwrap_or_else(|_| Err(Stopped::pulled()))
     }
 
     /// Has the link read it.

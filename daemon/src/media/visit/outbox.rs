@@ -4,11 +4,6 @@
 
 use std::sync::Arc;
 
-use tokio::{
-    task::spawn_blocking,
-    time::{error::Elapsed, timeout},
-};
-
 use super::{
     super::{
         Device, Task,
@@ -16,6 +11,7 @@ use super::{
     },
     Stopped,
 };
+use crate::source::StickThread;
 
 /// So many bytes of reports are in memory at once.
 const PAGE_BYTES: usize = 512 << 10;
@@ -27,10 +23,8 @@ enum NotWritten {
     Shelf(#[from] ShelfError),
     #[error("{0}")]
     Ledger(String),
-    #[error("the stick does not answer; plug it in again")]
-    Hangs(#[from] Elapsed),
-    #[error("the writer ended by a fault")]
-    Fault(#[from] tokio::task::JoinError),
+    #[error("the stick hangs ({0}); plug it in again")]
+    Hangs(std::io::Error),
 }
 
 /// How much is there now.
@@ -91,15 +85,17 @@ impl Task {
     async fn fill(&self, root: Arc<Root>, member: bool, written: &mut Written) -> Result<(), NotWritten> {
         let until = std::time::Instant::now() + self.config.patience.outbox;
         let node = self.config.outgoing.node();
-        let shelf = Arc::new(self.blocking(move || root.shelf(&node)).await?);
+        // One piece of work looks at the clock itself; this is for a stick that does not come back from a write.
+        let thread = StickThread::start(self.config.patience.outbox + self.config.patience.step);
+        let shelf = Arc::new(on(&thread, move || root.shelf(&node)).await?);
         if !member {
             let request = self.config.outgoing.enrol_request().map_err(NotWritten::Ledger)?;
             let shelf = shelf.clone();
-            self.blocking(move || {
+            let put = move || {
                 shelf.put_request(&request, shelf.room()?)?;
                 shelf.sync()
-            })
-            .await?;
+            };
+            on(&thread, put).await?;
             written.requested = true;
             return Ok(());
         }
@@ -112,21 +108,20 @@ impl Task {
             let acknowledged = std::mem::take(&mut first).then(|| lowest.saturating_sub(1));
             after = *highest;
             let shelf = shelf.clone();
-            let (put, ended) =
-                self.blocking(move || Ok(put_page(&shelf, acknowledged, &page, until))).await?;
+            let put = move || Ok(put_page(&shelf, acknowledged, &page, until));
+            let (put, ended) = on(&thread, put).await?;
             written.reports += put;
             ended?;
         }
     }
+}
 
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, ShelfError> + Send + 'static,
-    ) -> Result<T, NotWritten> {
-        // One piece of work looks at the clock itself; this is for a stick that does not come back from a write.
-        let patience = self.config.patience.outbox + self.config.patience.step;
-        Ok(timeout(patience, spawn_blocking(work)).await???)
-    }
+/// Work on the stick, on its own thread.
+async fn on<T: Send + 'static>(
+    thread: &StickThread,
+    work: impl FnOnce() -> Result<T, ShelfError> + Send + 'static,
+) -> Result<T, NotWritten> {
+    Ok(thread.run(move || Ok(work())).await.map_err(NotWritten::Hangs)??)
 }
 
 /// Oldest first; how many are there, and why not all.
