@@ -156,10 +156,13 @@ pub fn import(hub: &Hub, folder: &Path) -> Result<Value> {
     hub.json(&["usb", "import", &folder.display().to_string()])
 }
 
-/// What the node says of itself to whoever stands before it.
+/// What the node says of itself to whoever stands before it. After a start its agent takes a while to answer.
 pub fn local(vm: &mut Vm) -> Result<Value> {
-    let text = vm.check("cairn local status -o json")?;
-    serde_json::from_str(&text).with_context(|| format!("`cairn local status` printed no JSON: {text}"))
+    wait::until("the node's agent to answer", VISIT_DEADLINE, || {
+        let text = vm.check("cairn local status -o json")?;
+        let said = serde_json::from_str(&text);
+        said.map(Some).with_context(|| format!("`cairn local status` printed no JSON: {text}"))
+    })
 }
 
 /// Plugs a stick in, waits until the node says that it may be pulled, and pulls it. What the node said.
@@ -171,52 +174,38 @@ pub fn show(vm: &mut Vm, stick: &Stick) -> Result<Value> {
 pub fn show_as(vm: &mut Vm, stick: &Stick, protection: Protection) -> Result<Value> {
     let before = visits(vm)?;
     vm.plug("stick", stick.image(), protection)?;
-    let said = ended(vm, &before);
+    let said = ended(vm, before.ended + 1);
     vm.unplug("stick")?;
     said
 }
 
-/// Waits until the visit of a stick that was not one of those `before` has ended. What the node said.
-pub fn ended(vm: &mut Vm, before: &[Visit]) -> Result<Value> {
+/// Waits until so many visits have ended since the node was started, and none is under way. What the node said of the last.
+pub fn ended(vm: &mut Vm, wanted: usize) -> Result<Value> {
     wait::until("the node to be through with the stick", VISIT_DEADLINE, || {
-        let now = visits(vm)?;
-        let fresh = now.iter().find(|visit| before.iter().all(|old| old.id != visit.id));
-        let media = local(vm)?["media"].clone();
+        let (now, media) = (visits(vm)?, local(vm)?["media"].clone());
+        let over = now.ended >= wanted && now.begun == now.ended;
         let state = media["state"].as_str().unwrap_or_default();
-        if fresh.is_some_and(|visit| !visit.mounted) && media["removable"] == true && ENDED.contains(&state) {
+        if over && media["removable"] == true && ENDED.contains(&state) {
             return Ok(Some(media));
         }
-        bail!("it says: {media}; mounts: {now:?}")
+        bail!("it says: {media}; {now:?}, where {wanted} are waited for")
     })
 }
 
-/// A stick that was mounted, or is.
-#[derive(Debug)]
-pub struct Visit {
-    /// What systemd calls this one of its starts.
-    pub id: String,
-    /// Whether it is not over.
-    pub mounted: bool,
+/// How many sticks the node has looked at since it was started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Visits {
+    /// With how many it has begun.
+    pub begun: usize,
+    /// With how many it was through.
+    pub ended: usize,
 }
 
-/// The sticks that the node's service manager knows of: what tells a visit from the one before.
-pub fn visits(vm: &mut Vm) -> Result<Vec<Visit>> {
-    let text = vm.check("systemctl show 'cairn-media@*' -p InvocationID -p ActiveState; true")?;
-    Ok(parse_visits(&text))
-}
-
-fn parse_visits(text: &str) -> Vec<Visit> {
-    let value = |unit: &str, name: &str| {
-        let line = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        line.unwrap_or_default().trim().to_owned()
-    };
-    text.split("\n\n")
-        .map(|unit| Visit {
-            id: value(unit, "InvocationID"),
-            mounted: !matches!(value(unit, "ActiveState").as_str(), "inactive" | "failed" | ""),
-        })
-        .filter(|visit| !visit.id.is_empty())
-        .collect()
+/// Counts them in the node's journal: its status shows only the last one, and cannot be told from one that was the same.
+pub fn visits(vm: &mut Vm) -> Result<Visits> {
+    let lines = vm
+        .check("journalctl -b -u cairnd --no-pager -o cat | grep -E ' stick is (looked at|through)'; true")?;
+    Ok(Visits { begun: lines.matches(" looked at").count(), ended: lines.matches(" through").count() })
 }
 
 /// The workloads' units with their processes: unchanged means undisturbed.
@@ -250,16 +239,4 @@ pub fn node(hub: &Hub, id: &str) -> Result<Value> {
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::remove_dir_all(to).ok();
     run(std::process::Command::new("cp").arg("-a").arg(from).arg(to)).map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_visits;
-
-    #[test]
-    fn a_visit_has_an_id_and_may_be_mounted() {
-        let text = "InvocationID=ab\nActiveState=active\n\nInvocationID=\nActiveState=inactive\n\nInvocationID=cd\nActiveState=inactive\n";
-        let visits: Vec<_> = parse_visits(text).into_iter().map(|visit| (visit.id, visit.mounted)).collect();
-        assert_eq!(visits, [("ab".to_owned(), true), ("cd".to_owned(), false)]);
-    }
 }

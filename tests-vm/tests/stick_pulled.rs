@@ -29,9 +29,11 @@ fn stick_pulled() -> Result<()> {
     let mut site = Site::running(&lab)?;
 
     // How long a whole visit takes here and now: instants are chosen from that.
+    site.export()?;
     let start = Instant::now();
-    site.round()?;
+    site.visit()?;
     let visit = start.elapsed().max(Duration::from_secs(5));
+    site.import()?;
     for pull in 1..=pulls {
         // Something to take each time, and something to tell.
         site::redeploy(&lab, &site.hub, u32::try_from(pull)? + 1)?;
@@ -59,9 +61,12 @@ fn pull_once(lab: &Lab, site: &mut Site, instant: Duration) -> Result<()> {
     let imported = site.import()?;
     ensure!(imported["refused"].as_array().is_none_or(Vec::is_empty), "the hub refused some: {imported}");
     wait::until("the node to let go of what was pulled", site::VISIT_DEADLINE, || {
-        let said = local(&mut site.vm)?["media"].clone();
-        let mounted = site.vm.check("findmnt -rno TARGET | grep /run/cairn/media; true")?;
-        ensure!(mounted.trim().is_empty() && said["removable"] != false, "it says: {said}; {mounted}");
+        let (said, visits) = (local(&mut site.vm)?["media"].clone(), site::visits(&mut site.vm)?);
+        let left = site.vm.check(
+            "findmnt -rno TARGET | grep /run/cairn/media; systemctl list-units --no-legend --plain 'cairn-media*'; true",
+        )?;
+        let over = left.trim().is_empty() && visits.begun == visits.ended && said["removable"] != false;
+        ensure!(over, "it says: {said}; {visits:?}; {left}");
         Ok(Some(()))
     })?;
     site::wait_answer(&mut site.vm, 8081, "WebAssembly")?;
