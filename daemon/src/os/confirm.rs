@@ -5,24 +5,18 @@
 //! It fails only while an entry is really being tried and there is another one to fall back to: on an ordinary boot a
 //! broken daemon must not make the machine restart for ever.
 
-use std::{
-    io::{self, Read, Write},
-    os::unix::net::UnixStream,
-    path::Path,
-    thread::sleep,
-    time::Duration,
-};
+use std::{path::Path, thread::sleep, time::Duration};
 
 use cairn_model::{error::chain, local::OS_CONFIRM_PATH};
 use cairn_ota::{BootControl, BootEntry, Machine, MachineError, SystemdBoot};
+
+use crate::local::request;
 
 /// For so long in all the daemon may be away before it counts as broken: it starts within seconds, and systemd starts it
 /// again every 30 s.
 const AWAY: Duration = Duration::from_secs(300);
 /// Pause between two tries to connect.
 const RETRY: Duration = Duration::from_millis(500);
-/// Largest answer.
-const MAX_ANSWER_BYTES: u64 = 64 << 10;
 /// What systemd-boot leaves where it has counted a try (systemd-boot(7)): a second source, for a disk that cannot be read.
 const COUNTED: &str = "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
@@ -74,7 +68,8 @@ pub fn wait_for_verdict(socket: &Path) -> Result<(), String> {
 fn wait(socket: &Path, patience: Duration, retry: Duration) -> Result<(), String> {
     let mut away = Duration::ZERO;
     loop {
-        let problem = match ask(socket) {
+        // It may take as long as the trial does.
+        let problem = match request::send(socket, "GET", OS_CONFIRM_PATH, b"", None) {
             Ok((200, _)) => return Ok(()),
             Ok((409, reason)) => return Err(reason),
             Ok((status, text)) => format!("it answers {status}: {text}"),
@@ -90,23 +85,13 @@ fn wait(socket: &Path, patience: Duration, retry: Duration) -> Result<(), String
     }
 }
 
-/// One request; it may take as long as the trial does.
-fn ask(socket: &Path) -> io::Result<(u16, String)> {
-    let mut stream = UnixStream::connect(socket)?;
-    let request = format!("GET {OS_CONFIRM_PATH} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let status = status.ok_or(io::ErrorKind::InvalidData)?;
-    Ok((status, body.trim().to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::net::UnixListener, thread};
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixListener,
+        thread,
+    };
 
     use super::*;
 
