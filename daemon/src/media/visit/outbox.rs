@@ -63,10 +63,9 @@ impl Task {
         }
         if written.requested {
             let node = self.config.outgoing.node();
+            let fingerprint = &self.config.fingerprint;
             self.say(&format!(
-                "this node asks to become a member: node {node}, fingerprint {}; import the stick at the hub, compare both, \
-                 and approve it",
-                self.config.fingerprint
+                "the request of {node} to become a member is on it (fingerprint {fingerprint})"
             ));
         }
         if written.reports > 0 {
