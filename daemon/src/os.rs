@@ -17,7 +17,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    act::supervisor::RestartMachine, assemble::Assembled, bus::port::OsRequest, link::LinkStatus,
+    act::supervisor::RestartMachine,
+    assemble::Assembled,
+    bus::port::OsRequest,
+    link::LinkStatus,
     report::Reporter,
     source::{HubClient, MediaSource},
     status::WorkStatus,

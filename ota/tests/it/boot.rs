@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cairn_model::{release::Payload, Digest};
+use cairn_model::{Digest, release::Payload};
 use cairn_ota::{BootControl, BootError, OsVersion, SystemdBoot};
 
 use crate::bed::kernel_image;
