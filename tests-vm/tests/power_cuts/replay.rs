@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map},
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
     ops::Range,
@@ -136,26 +136,48 @@ impl Disk {
     }
 }
 
-/// A partition of a disk, as a file.
+/// Bytes that a [`Part`] takes up at once: fatfs asks for a cluster of 1 KiB, and then for four bytes of the table.
+const PIECE: u64 = 64 << 10;
+
+/// A partition of a disk, as a file. What was read is remembered: one is for one look at one state of the disk.
 #[derive(Debug, Clone)]
 pub struct Part {
     disk: Disk,
     range: Range<u64>,
     at: u64,
+    pieces: HashMap<u64, Vec<u8>>,
 }
 
 impl Part {
     /// The bytes of `range`.
     pub fn new(disk: &Disk, range: Range<u64>) -> Self {
-        Self { disk: disk.clone(), range, at: 0 }
+        Self { disk: disk.clone(), range, at: 0, pieces: HashMap::new() }
+    }
+
+    /// The piece of this number.
+    fn piece(&mut self, number: u64) -> io::Result<&[u8]> {
+        match self.pieces.entry(number) {
+            hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
+            hash_map::Entry::Vacant(place) => {
+                let start = self.range.start + number * PIECE;
+                let length = PIECE.min(self.range.end - start);
+                let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+                self.disk.read(start, &mut bytes).map_err(io::Error::other)?;
+                Ok(place.insert(bytes))
+            }
+        }
     }
 }
 
 impl Read for Part {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let left = (self.range.end - self.range.start).saturating_sub(self.at);
-        let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        self.disk.read(self.range.start + self.at, &mut bytes[..count]).map_err(io::Error::other)?;
+        if self.at >= self.range.end - self.range.start {
+            return Ok(0);
+        }
+        let (number, within) = (self.at / PIECE, usize::try_from(self.at % PIECE).map_err(io::Error::other)?);
+        let piece = &self.piece(number)?[within..];
+        let count = bytes.len().min(piece.len());
+        bytes[..count].copy_from_slice(&piece[..count]);
         self.at += count as u64;
         Ok(count)
     }
