@@ -120,7 +120,7 @@ impl Site {
 pub fn compose(number: u32) -> String {
     format!(
         "name: hello\nservices:\n  hello:\n    image: demo/hello:1\n    platform: wasi/wasm\n    ports: ['8081:8080']\n    \
-         environment: {{ NUMBER: '{number}' }}\n    deploy: {{ mode: global }}\n"
+         restart: always\n    environment: {{ NUMBER: '{number}' }}\n    deploy: {{ mode: global }}\n"
     )
 }
 
