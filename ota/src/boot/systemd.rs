@@ -21,6 +21,9 @@ const MAX_FILES: usize = 256;
 /// Largest kernel image that is believed.
 const MAX_IMAGE: u64 = layout::ESP_SIZE;
 
+/// Files with names of ours, by what the names say.
+type Files = Vec<(BootEntry, PathBuf)>;
+
 /// The entries of an ESP. Holds nothing open: the ESP is mounted when it is looked at, and unmounted after a while.
 #[derive(Debug, Clone)]
 pub struct SystemdBoot {
@@ -36,8 +39,8 @@ impl SystemdBoot {
     }
 
     /// All files with names of ours, by version.
-    fn files(&self) -> Result<BTreeMap<OsVersion, Vec<(BootEntry, PathBuf)>>, BootError> {
-        let mut files: BTreeMap<OsVersion, Vec<(BootEntry, PathBuf)>> = BTreeMap::new();
+    fn files(&self) -> Result<BTreeMap<OsVersion, Files>, BootError> {
+        let mut files: BTreeMap<OsVersion, Files> = BTreeMap::new();
         for (name, path) in self.names()? {
             // The loader, too, takes no folder and no other name for an entry.
             let Ok(boot) = name.parse::<BootEntry>() else { continue };
@@ -61,11 +64,16 @@ impl SystemdBoot {
         Ok(names)
     }
 
+    /// The files of one version: those that hold a kernel image, and those that do not.
+    fn halves(&self, version: &OsVersion) -> Result<(Files, Files), BootError> {
+        let twins = self.files()?.remove(version).unwrap_or_default();
+        Ok(twins.into_iter().partition(|(_, path)| is_image(path)))
+    }
+
     /// The files of one version, the one that counts first. What holds no kernel image comes last: the loader does not
     /// show it, and a power cut in a rename leaves such a file, for vfat gives the new name its content a write later.
-    fn of_version(&self, version: &OsVersion) -> Result<Vec<(BootEntry, PathBuf)>, BootError> {
-        let twins = self.files()?.remove(version).unwrap_or_default();
-        let (mut whole, empty): (Vec<_>, Vec<_>) = twins.into_iter().partition(|(_, path)| is_image(path));
+    fn of_version(&self, version: &OsVersion) -> Result<Files, BootError> {
+        let (mut whole, empty) = self.halves(version)?;
         if !whole.is_empty() {
             let names: Vec<BootEntry> = whole.iter().map(|(boot, _)| boot.clone()).collect();
             whole.swap(0, chosen(&names, *version == self.running));
@@ -80,6 +88,11 @@ impl SystemdBoot {
         version: &OsVersion,
         tries: impl FnOnce(Option<(u32, u32)>) -> Option<(u32, u32)>,
     ) -> Result<(), BootError> {
+        // What an earlier try has left of a rename takes no part, and no room.
+        let (whole, empty) = self.halves(version)?;
+        if !whole.is_empty() && !empty.is_empty() {
+            self.erase(&empty.into_iter().map(|(_, path)| path).collect::<Vec<_>>())?;
+        }
         let twins = self.of_version(version)?;
         let Some((boot, path)) = twins.first() else {
             return Err(BootError::Missing { version: version.clone() });
@@ -91,6 +104,7 @@ impl SystemdBoot {
         // clusters: there, what stays gets its own before any of them is removed.
         if twins.len() > 1 || (entry.is_bootable() && *path != target) {
             match self.copy_to(path, &target, version) {
+                // Better a rename that a power cut could tear than a good OS that is never kept.
                 Err(BootError::Full { .. }) if twins.len() == 1 => self.rename(path, &target)?,
                 copied => copied?,
             }

@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::Write,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use cairn_model::{Digest, release::Payload};
@@ -171,6 +172,29 @@ fn what_a_power_cut_left_of_a_rename_is_never_taken_for_the_entry() {
             assert_eq!(esp.names(), ["cairn_1.efi"]);
         }
     }
+}
+
+#[test]
+fn a_good_os_is_kept_where_the_esp_has_no_room_for_a_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let mount =
+        |args: &[&str]| Command::new("mount").args(args).arg(folder.path()).status().unwrap().success();
+    if !mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"]) {
+        eprintln!("not root: no file system that is full was tried");
+        return;
+    }
+    let entries = folder.path().join("EFI/Linux");
+    fs::create_dir_all(&entries).unwrap();
+    fs::write(entries.join("cairn_2+2-1.efi"), image('2')).unwrap();
+    fs::write(entries.join("cairn_2.efi"), b"").unwrap();
+    fs::write(folder.path().join("filler"), vec![1; 1 << 20]).unwrap_err();
+    let outcome = SystemdBoot::new(folder.path(), &version("2")).bless(&version("2"));
+    let left: Vec<_> = fs::read_dir(&entries).unwrap().map(|found| found.unwrap().file_name()).collect();
+    let content = fs::read(entries.join("cairn_2.efi"));
+    Command::new("umount").arg(folder.path()).status().unwrap();
+    outcome.unwrap();
+    assert_eq!(left, ["cairn_2.efi"]);
+    assert_eq!(content.unwrap(), image('2'));
 }
 
 #[test]
