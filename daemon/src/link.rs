@@ -37,6 +37,7 @@ mod words;
 
 use visit::Joined;
 pub use visit::{MediaOutcome, MediaVisit};
+pub(crate) use words::WRONG_FLEET;
 
 /// First and longest pause between tries to reach the hub.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The name for a stick of another fleet, beside those of [`Attack`].
-pub(super) const WRONG_FLEET: &str = "wrong-fleet";
+pub(crate) const WRONG_FLEET: &str = "wrong-fleet";
 
 /// What else the words depend on.
 #[derive(Debug)]

@@ -365,9 +365,14 @@ async fn a_stick_that_is_none_of_ours_is_left_alone() {
 
 #[tokio::test]
 async fn a_refused_stick_of_the_fleet_takes_reports_back_and_another_fleets_does_not() {
-    for (attack, written) in
-        [(None, true), (Some("rollback"), true), (Some("freeze"), true), (Some("forgery"), false)]
-    {
+    for (attack, written) in [
+        (None, true),
+        (Some("rollback"), true),
+        (Some("freeze"), true),
+        (Some("forgery"), false),
+        (Some("wrong-repository"), false),
+        (Some("wrong-fleet"), false),
+    ] {
         let mut stage = Stage::start().await;
         stage.plug("sdb1");
         stage.answer(refused(attack)).await;
@@ -377,6 +382,17 @@ async fn a_refused_stick_of_the_fleet_takes_reports_back_and_another_fleets_does
         assert_eq!(!stage.outbox("sdb1").is_empty(), written, "{attack:?}");
         stage.end().await;
     }
+}
+
+#[tokio::test]
+async fn another_fleets_stick_gets_no_request_of_a_node_that_expects_its_own() {
+    let mut stage = Stage::start().await;
+    stage.plug("sdb1");
+    stage.answer(MediaOutcome { member: false, ..refused(Some("wrong-fleet")) }).await;
+    assert_eq!(stage.through().await.state, MediaState::Refused);
+    assert!(!stage.point("sdb1").join("outbox").exists());
+    assert_eq!(stage.calls(), ["release sdb1"], "it is never made writable");
+    stage.end().await;
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{Device, Task, shelf::Root};
 use crate::{
-    link::{MediaOutcome, MediaVisit},
+    link::{MediaOutcome, MediaVisit, WRONG_FLEET},
     source::{MediaSource, StickThread},
 };
 
@@ -27,7 +27,7 @@ const MAX_MESSAGES: usize = 16;
 const MAX_MESSAGE_CHARS: usize = 600;
 
 /// Attacks that mean that the stick is not of this fleet: then its reports are nobody's business there.
-const OTHERS: [&str; 2] = ["forgery", "wrong-repository"];
+const OTHERS: [&str; 3] = ["forgery", "wrong-repository", WRONG_FLEET];
 
 /// Why a visit ended before its end.
 #[derive(Debug, PartialEq, Eq)]

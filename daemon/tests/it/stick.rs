@@ -2,6 +2,7 @@
 //! it. What a hub signs is signed by the hub's own code; only the way through `cairn` is left out.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Instant,
@@ -106,6 +107,50 @@ fn reports(stick: &Path, node: &NodeId, public: &PublicKey) -> Vec<Report> {
     let read =
         |name: &PathBuf| envelope::verify_report(fs::read_to_string(name).unwrap().trim(), public).unwrap();
     names.iter().map(read).collect()
+}
+
+/// All that is in a folder, by its path; folders are there without content.
+fn content(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(content(&path));
+            found.insert(path, None);
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            found.insert(path, Some(bytes));
+        }
+    }
+    found
+}
+
+/// A visit of another fleet's stick, after which that is as it was.
+fn refuses(root: &Path, name: &str, hub: &Hub) {
+    let stick = stick(root, name);
+    hub.publish(9);
+    hub.export(&stick, 0);
+    let before = content(&stick);
+    let visit = plug_in(root, name);
+    assert_eq!(visit.state, MediaState::Refused, "{visit:?}");
+    assert!(visit.messages.iter().any(|m| m.contains("another fleet")), "{visit:?}");
+    assert!(content(&stick) == before, "something was written to another fleet's stick");
+}
+
+#[test]
+fn another_fleets_stick_is_left_byte_for_byte_as_it_was() {
+    let (member, pinned) = (root(""), root(&format!("[trust]\nroots_sha256 = '{}'\n", "ab".repeat(32))));
+    let (member, pinned) = (member.path(), pinned.path());
+    let others = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let _daemons = [Daemon::start(member), Daemon::start(pinned)];
+    let node = status(member).node;
+    let hub = Hub::new(member, node.clone());
+    hub.publish(4);
+    hub.export(&stick(member, "usb1"), 0);
+    assert_eq!(plug_in(member, "usb1").state, MediaState::Done);
+    refuses(member, "usb2", &Hub::new(others[0].path(), node));
+    assert_eq!(status(member).generation, 4, "what runs goes on");
+    refuses(pinned, "usb1", &Hub::new(others[1].path(), status(pinned).node));
 }
 
 #[test]
