@@ -36,8 +36,8 @@ pub struct MediaSource {
     node: NodeId,
     folder: Folder,
     thread: StickThread,
-    director: Timely,
-    artifacts: Timely,
+    director: Metadata,
+    artifacts: Metadata,
 }
 
 impl MediaSource {
@@ -48,9 +48,13 @@ impl MediaSource {
 
     /// The same, of a folder that is open.
     pub fn new(folder: Folder, node: NodeId) -> Self {
-        let within = |prefix: &str| Timely(FolderFetch::within(folder.clone(), prefix));
+        let thread = StickThread::start(PIECE_TIMEOUT);
+        let within = |prefix: &str| Metadata {
+            files: FolderFetch::within(folder.clone(), prefix),
+            thread: thread.clone(),
+        };
         let (director, artifacts) = (within(&format!("{DIRECTOR}/{node}")), within(ARTIFACTS));
-        Self { node, folder, thread: StickThread::start(PIECE_TIMEOUT), director, artifacts }
+        Self { node, folder, thread, director, artifacts }
     }
 
     /// Whose bundle is read.
@@ -177,15 +181,19 @@ fn told(what: &str, error: io::Error) -> SourceError {
     }
 }
 
-/// Metadata, each file within its time.
+/// Metadata, each file within its time. Read on the stick's own thread as all else of it: a read that was given up still
+/// holds its thread, and the runtime's few are everybody's.
 #[derive(Debug)]
-struct Timely(FolderFetch);
+struct Metadata {
+    files: FolderFetch,
+    thread: StickThread,
+}
 
 #[async_trait]
-impl Fetch for Timely {
+impl Fetch for Metadata {
     async fn fetch(&self, path: &str, max_len: u64) -> Result<Option<Bytes>, FetchError> {
-        timeout(PIECE_TIMEOUT, self.0.fetch(path, max_len)).await.unwrap_or_else(|_| {
-            let source = io::Error::new(ErrorKind::TimedOut, "the stick does not answer");
+        let (files, name) = (self.files.clone(), path.to_owned());
+        self.thread.run(move || Ok(files.read(&name, max_len))).await.unwrap_or_else(|source| {
             Err(FetchError::Transport { path: path.to_owned(), source: Box::new(source) })
         })
     }

@@ -163,6 +163,17 @@ impl FolderFetch {
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         Self { base: Base::Open(folder), prefix }
     }
+
+    /// As [`Fetch::fetch`], where blocking is allowed: for whoever has a thread of their own for a folder that may hang.
+    ///
+    /// # Errors
+    /// As [`Fetch::fetch`].
+    pub fn read(&self, path: &str, max_len: u64) -> Result<Option<Bytes>, FetchError> {
+        if !is_plain(path) {
+            return Err(FetchError::BadPath { path: path.to_owned() });
+        }
+        read(&self.base, &format!("{}{path}", self.prefix), max_len)
+    }
 }
 
 fn read(base: &Base, path: &str, max_len: u64) -> Result<Option<Bytes>, FetchError> {
@@ -186,11 +197,8 @@ fn read(base: &Base, path: &str, max_len: u64) -> Result<Option<Bytes>, FetchErr
 #[async_trait]
 impl Fetch for FolderFetch {
     async fn fetch(&self, path: &str, max_len: u64) -> Result<Option<Bytes>, FetchError> {
-        if !is_plain(path) {
-            return Err(FetchError::BadPath { path: path.to_owned() });
-        }
-        let (base, path) = (self.base.clone(), format!("{}{path}", self.prefix));
-        tokio::task::spawn_blocking(move || read(&base, &path, max_len)).await.unwrap_or_else(|source| {
+        let (folder, path) = (self.clone(), path.to_owned());
+        tokio::task::spawn_blocking(move || folder.read(&path, max_len)).await.unwrap_or_else(|source| {
             Err(FetchError::Transport { path: "folder".to_owned(), source: Box::new(source) })
         })
     }

@@ -245,6 +245,37 @@ async fn a_read_that_hangs_holds_up_its_own_stick_alone() {
     assert_eq!(after.await.unwrap().unwrap(), 2);
 }
 
+#[test]
+fn metadata_is_read_by_the_sticks_own_thread() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    let stick = Stick::new();
+    stick.put(&format!("{DIRECTOR}/{}/timestamp.json", stick.node), b"signed");
+    // Another's read hangs in the kernel, and the runtime has no more threads than this one.
+    let (go_on, wait) = mpsc::channel::<()>();
+    let hangs = runtime.spawn_blocking(move || wait.recv());
+    runtime.block_on(async {
+        let source = stick.source();
+        let get = |path, max| timeout(Duration::from_secs(20), source.director().fetch(path, max));
+        let found = get("timestamp.json", 6).await.expect("it waits for nobody").unwrap();
+        assert_eq!(found.as_deref(), Some(b"signed".as_slice()));
+        assert!(get("2.root.json", 6).await.unwrap().unwrap().is_none());
+        let error = get("timestamp.json", 5).await.unwrap().unwrap_err();
+        assert!(matches!(error, FetchError::TooLarge { limit: 5, .. }), "{error}");
+        let error = get("../../real", 5).await.unwrap().unwrap_err();
+        assert!(matches!(error, FetchError::BadPath { .. }), "{error}");
+        // A stick that hangs is given up by its own clock, and said to be unreadable.
+        let hung = Metadata { thread: StickThread::start(Duration::from_millis(20)), ..source.director };
+        let (_release, held) = mpsc::channel::<()>();
+        let holds = hung.thread.run(move || held.recv().map_err(io::Error::other)).await;
+        assert_eq!(holds.unwrap_err().kind(), ErrorKind::TimedOut);
+        let error = hung.fetch("timestamp.json", 6).await.unwrap_err();
+        assert!(matches!(error, FetchError::Transport { .. }), "{error}");
+    });
+    go_on.send(()).unwrap();
+    runtime.block_on(hangs).unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_read_that_never_ends_is_given_up() {
     let reader = StickThread::start(Duration::from_millis(20));
