@@ -163,9 +163,10 @@ impl Task {
             Ok(None) => self.replenish(stick, puller).await.map(|()| None),
             Err(e) => Err(e),
         };
+        // Also of what is refused: what is trusted by now was verified.
+        let acknowledged = self.acknowledge(puller).await;
         match taken {
             Ok(generation) => {
-                let acknowledged = self.acknowledge(puller).await;
                 let (writes_os, note) = self.os_on(&stick.source, enrolment).await;
                 let notes = puller.unchecked(clock).into_iter().chain(note).collect();
                 MediaOutcome {
@@ -178,7 +179,9 @@ impl Task {
                     writes_os,
                 }
             }
-            Err(e) => self.not_taken(&e, &stick.source, enrolment).await,
+            Err(e) => {
+                MediaOutcome { acknowledged, ..self.not_taken(&e, &stick.source, enrolment).await }
+            }
         }
     }
 

@@ -98,6 +98,13 @@ impl Mounts for Folders {
     }
 }
 
+/// What of it a test need not wait for.
+fn patience() -> Patience {
+    let ms = Duration::from_millis;
+    let (os, settle, stored, look, linger) = (ms(200), ms(200), ms(1), ms(5), ms(1));
+    Patience { os, settle, stored, look, linger, ..Patience::default() }
+}
+
 /// A node, and the test in the place of its link and of its OS task.
 struct Stage {
     dir: tempfile::TempDir,
@@ -121,6 +128,11 @@ impl Stage {
 
     /// `there` is mounted already.
     async fn with(there: &[&str]) -> Self {
+        Self::made(there, true, patience()).await
+    }
+
+    /// Where it is `numbered`, the hub has told the node which reports it has: none.
+    async fn made(there: &[&str], numbered: bool, patience: Patience) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("media");
         let there: Vec<String> = there.iter().map(|device| (*device).to_owned()).collect();
@@ -131,6 +143,9 @@ impl Stage {
             Arc::new(Folders { folder, machine: Mutex::new(Machine { there, ..Machine::default() }) });
         let key = Arc::new(KeyPair::generate().unwrap());
         let ledger = Ledger::open(&dir.path().join("ledger.sqlite")).await.unwrap();
+        if numbered {
+            ledger.acknowledge_signed(0).await.unwrap();
+        }
         let (reporter, records) = Reporter::channel();
         let stop = CancellationToken::new();
         let (node_status, status) =
@@ -151,7 +166,6 @@ impl Stage {
         let (stick_in, stick) = watch::channel(None);
         let (os, os_out) = watch::channel(Some(os_status(OsState::Idle)));
         let (work, work_out) = watch::channel(WorkStatus::default());
-        let ms = Duration::from_millis;
         let config = Config {
             outgoing: Outgoing::new(key.clone(), ledger.clone(), facts, None),
             fingerprint: "aaaa bbbb".to_owned(),
@@ -162,14 +176,7 @@ impl Stage {
             reporter,
             mounts: folders.clone(),
             lamp: None,
-            patience: Patience {
-                os: ms(200),
-                settle: ms(200),
-                stored: ms(1),
-                look: ms(5),
-                linger: ms(1),
-                ..Patience::default()
-            },
+            patience,
         };
         let (media, task) = build(config, stop.clone());
         let task = tokio::spawn(task);
@@ -313,6 +320,24 @@ async fn what_is_acknowledged_is_removed_and_the_rest_is_not_written_twice() {
     let second = stage.outbox("sdb1");
     assert!(second.iter().all(|name| !first.contains(name)), "{first:?} {second:?}");
     assert!(!second.is_empty());
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn reports_wait_until_the_hub_has_said_which_it_has() {
+    // A ledger that is new, perhaps because one was lost: its numbers would be those of reports that the hub has.
+    let mut stage = Stage::made(&[], false, patience()).await;
+    stage.plug("sdb1");
+    stage.answer(member()).await;
+    let status = stage.through().await;
+    assert!(status.state == MediaState::Done && says(&status, "wait for the next export"), "{status:?}");
+    assert!(stage.outbox("sdb1").is_empty() && stage.ledger.unsent().await.unwrap() > 0);
+    stage.ledger.acknowledge_signed(700).await.unwrap();
+    stage.plug("sdb1");
+    stage.status(|status| !status.removable).await;
+    stage.answer(member()).await;
+    stage.through().await;
+    assert_eq!(stage.outbox("sdb1")[0], format!("{:020}.jws", 701));
     stage.end().await;
 }
 

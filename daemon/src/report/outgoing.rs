@@ -31,6 +31,12 @@ impl Outgoing {
         self.key.public().node_id()
     }
 
+    /// Whether the node and its hub agree on the numbers of reports: until then none may go out, for a ledger that was
+    /// lost gave the same numbers to others.
+    pub async fn is_numbered(&self) -> Result<bool, String> {
+        self.ledger.sequence_is_known().await.map_err(|e| chain(&e))
+    }
+
     /// Reports after `sequence` as signed envelopes, oldest first, with their numbers: some `max_bytes` of them, but at
     /// least one where there is one. Ask again after the last; empty means that there are no more. Their numbers are on
     /// the disk. None is dropped for that: only an acknowledgement does so.

@@ -388,6 +388,31 @@ async fn only_what_is_acknowledged_leaves_the_outbox() {
 }
 
 #[tokio::test]
+async fn the_hubs_signed_word_counts_where_the_rest_of_the_stick_does_not() {
+    let mut node = Node::member().await;
+    for marker in 1..=3 {
+        let report = crate::ledger::tests::report(marker);
+        node.ledger.push_report(&report, crate::ledger::RecordClass::Event, u64::MAX).await.unwrap();
+    }
+    assert_eq!(node.ledger.reports_after(0, usize::MAX).await.unwrap().len(), 3);
+    node.publish(2, b"second");
+    node.hub.export(&node.stick(), 2, HOLDS, Timestamp::now());
+    fs::remove_file(node.stick().join(blob_path(&Digest::of(b"second")))).unwrap();
+    let outcome = node.plug_in().await;
+    assert!(outcome.refused.is_some() && outcome.acknowledged == Some(2), "{outcome:?}");
+    assert_eq!(node.ledger.unsent().await.unwrap(), 1);
+
+    // Another fleet's word is none.
+    node.hub = Hub::of(node.hub.node.clone());
+    node.publish(9, b"foreign");
+    fs::remove_dir_all(node.stick()).unwrap();
+    node.hub.export(&node.stick(), 3, HOLDS, Timestamp::now());
+    let outcome = node.plug_in().await;
+    assert!(outcome.refused.is_some() && outcome.acknowledged == Some(2), "{outcome:?}");
+    assert_eq!(node.ledger.unsent().await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_hub_that_is_slow_is_left_for_a_stick_and_taken_up_after() {
     use axum::{Router, routing::get};
     let asked = watch::channel(0u32).0;

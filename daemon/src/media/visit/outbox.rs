@@ -23,6 +23,8 @@ enum NotWritten {
     Shelf(#[from] ShelfError),
     #[error("{0}")]
     Ledger(String),
+    #[error("its reports wait for the next export: the hub has not told this node yet which of them it has")]
+    Unnumbered,
     #[error("the stick hangs ({0}); plug it in again")]
     Hangs(std::io::Error),
 }
@@ -97,6 +99,9 @@ impl Task {
             on(&thread, put).await?;
             written.requested = true;
             return Ok(());
+        }
+        if !self.config.outgoing.is_numbered().await.map_err(NotWritten::Ledger)? {
+            return Err(NotWritten::Unnumbered);
         }
         let (mut after, mut first) = (0, true);
         loop {
