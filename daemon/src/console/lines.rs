@@ -106,11 +106,16 @@ fn clean(line: &str) -> String {
 
 fn link(status: &LocalStatus) -> String {
     let LocalStatus { node, fingerprint, .. } = status;
-    let hub = status.hub.as_deref().unwrap_or("none");
+    let Some(hub) = status.hub.as_deref() else {
+        let what = match status.link {
+            LinkState::Unconfigured => "none is configured",
+            LinkState::Enrolling | LinkState::Pending => "none, this node asks by stick to be taken in",
+            LinkState::Online | LinkState::Offline => "none, this node is a member by stick",
+        };
+        return format!("hub: {what}; this is node {node} (fingerprint {fingerprint})");
+    };
     match status.link {
-        LinkState::Unconfigured => {
-            format!("hub: none is configured; this is node {node} (fingerprint {fingerprint})")
-        }
+        LinkState::Unconfigured => format!("hub: {hub} is not used; this is node {node}"),
         LinkState::Enrolling => format!("hub: asking {hub} to be taken in"),
         LinkState::Pending => {
             format!("hub: {hub} waits for an operator: cairn node approve {node} (fingerprint {fingerprint})")

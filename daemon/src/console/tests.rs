@@ -191,7 +191,7 @@ fn asks_the_socket_and_believes_only_an_answer() {
 fn stick(state: MediaState, removable: bool, copied: u64, messages: &[&str]) -> LocalStatus {
     let messages = messages.iter().map(|message| (*message).to_owned()).collect();
     let media = MediaStatus { device: "sdb1".to_owned(), state, removable, messages, copied, to_copy: 1000 };
-    LocalStatus { media: Some(media), ..status(LinkState::Unconfigured, None) }
+    LocalStatus { media: Some(media), hub: None, ..status(LinkState::Unconfigured, None) }
 }
 
 #[test]
@@ -227,4 +227,17 @@ fn another_stick_says_the_same_again() {
     let (text, _) = shown(vec![done("sdb1"), done("sdc1"), done("sdc1")]);
     let said: Vec<&str> = text.lines().filter(|line| line.ends_with("left alone")).collect();
     assert_eq!(said, ["stick sdb1: left alone", "stick sdc1: left alone"]);
+}
+
+#[test]
+fn a_node_without_a_hub_is_shown_by_its_fingerprint() {
+    for (state, what) in [
+        (LinkState::Unconfigured, "none is configured"),
+        (LinkState::Enrolling, "none, this node asks by stick to be taken in"),
+        (LinkState::Offline, "none, this node is a member by stick"),
+    ] {
+        let (text, _) = shown(vec![Ok(LocalStatus { hub: None, ..status(state, None) })]);
+        let line = format!("hub: {what}; this is node n-0123456789abcdef (fingerprint aaaa bbbb)");
+        assert_eq!(text.lines().last(), Some(line.as_str()));
+    }
 }
