@@ -104,6 +104,8 @@ pub struct Patience {
     pub outbox: Duration,
     /// Until the OS task has begun with a release that a stick brings: after a boot it looks at the workloads first.
     pub os: Duration,
+    /// For the next piece of an OS release that is being written: longer than the OS task itself waits for one.
+    pub os_piece: Duration,
     /// Until the workloads of a new generation stand, so that their state goes back with the same stick.
     pub settle: Duration,
     /// Until what was just published stands in the outbox.
@@ -120,6 +122,7 @@ impl Default for Patience {
             step: Duration::from_secs(120),
             outbox: Duration::from_secs(600),
             os: Duration::from_secs(120),
+            os_piece: Duration::from_secs(900),
             settle: Duration::from_secs(30),
             stored: Duration::from_secs(1),
             look: Duration::from_millis(500),

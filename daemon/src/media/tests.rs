@@ -21,6 +21,7 @@ use crate::{
     act::supervisor::SupervisorError, fixtures::os_status, ledger::Ledger, link::MediaOutcome, report,
 };
 
+mod os;
 mod pulled;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -467,43 +468,6 @@ async fn two_sticks_at_once_are_visited_one_after_the_other() {
         stage.calls().into_iter().filter(|call| call.starts_with("release")).collect();
     assert_eq!(releases, ["release sda1", "release sdb1", "release sdc1"]);
     assert!(stage.visits.try_recv().is_err());
-    stage.end().await;
-}
-
-#[tokio::test]
-async fn an_os_is_waited_for_until_it_is_written_or_not() {
-    let digest = Digest::of(b"release");
-    let about = |state, detail: Option<&str>| OsStatus {
-        release: Some(Digest::of(b"release")),
-        detail: detail.map(str::to_owned),
-        ..os_status(state)
-    };
-    for (end, words) in [
-        (about(OsState::Armed, None), "the OS is written"),
-        (about(OsState::Failed, Some("the disk is worn")), "the disk is worn"),
-        (about(OsState::Refused, Some("it is for another machine")), "it is for another machine"),
-    ] {
-        let mut stage = Stage::start().await;
-        stage.plug("sdb1");
-        stage.answer(MediaOutcome { writes_os: Some(digest.clone()), ..member() }).await;
-        // That it failed some time ago is no news.
-        stage.os.send_replace(Some(about(OsState::Failed, Some("the hub was away"))));
-        stage.os.send_replace(Some(about(OsState::Fetching, None)));
-        stage.status(|status| status.state == MediaState::WritingOs).await;
-        assert!(stage.stick.borrow().is_some());
-        stage.os.send_replace(Some(about(OsState::Written, None)));
-        stage.os.send_replace(Some(end));
-        let status = stage.through().await;
-        assert_eq!(status.state, MediaState::Done);
-        assert!(says(&status, words) && !says(&status, "the hub was away"), "{words}: {status:?}");
-        stage.end().await;
-    }
-    // One that is never begun does not hold the stick for ever.
-    let mut stage = Stage::start().await;
-    stage.plug("sdb1");
-    stage.answer(MediaOutcome { writes_os: Some(digest), ..member() }).await;
-    let status = stage.through().await;
-    assert!(status.state == MediaState::Done && says(&status, "is not written now"), "{status:?}");
     stage.end().await;
 }
 

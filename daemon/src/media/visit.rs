@@ -171,21 +171,29 @@ impl Task {
         Ok(outcome)
     }
 
-    /// Waits until the OS task has read what it needs. Written or not, the visit goes on.
+    /// Waits until the OS task has read what it needs, as long as it goes on with that. Written or not, the visit goes on.
     async fn until_os_is_written(&self, device: &Device, digest: &Digest) -> Result<(), Stopped> {
         let mut os = self.config.os.clone();
         let gone = self.gone(device);
         tokio::pin!(gone);
-        let patience = Instant::now() + self.config.patience.os;
-        let mut begun = false;
+        let mut until = Instant::now() + self.config.patience.os;
+        // Where it stood last, once it has begun.
+        let mut begun = None;
         loop {
             let status = os.borrow_and_update().clone();
             let about = status.as_ref().filter(|status| status.release.as_ref() == Some(digest));
             let why = status.as_ref().and_then(|status| status.detail.clone()).unwrap_or_default();
-            match about.map(|status| status.state) {
+            let (state, progress) = (about.map(|status| status.state), about.and_then(|s| s.progress));
+            let stands = Some((state, progress.map(|p| (p.written, p.fetched))));
+            if begun.is_some() && about.is_none() {
+                self.say("the OS on it is not desired any more");
+                return Ok(());
+            }
+            if (begun.is_some() || state == Some(OsState::Fetching)) && begun != stands {
+                (begun, until) = (stands, Instant::now() + self.config.patience.os_piece);
+            }
+            match state {
                 Some(OsState::Fetching) => {
-                    begun = true;
-                    let progress = about.and_then(|status| status.progress.as_ref());
                     let (copied, to_copy) = progress.map_or((0, 0), |p| (p.written, p.total));
                     self.change(|status| {
                         status.state = MediaState::WritingOs;
@@ -193,7 +201,7 @@ impl Task {
                     });
                 }
                 Some(OsState::Armed | OsState::Trying | OsState::Good) => {
-                    if begun {
+                    if begun.is_some() {
                         self.say("the OS is written; it runs after the next restart");
                     }
                     return Ok(());
@@ -202,7 +210,7 @@ impl Task {
                     self.say(&format!("the OS is not taken: {why}"));
                     return Ok(());
                 }
-                Some(OsState::Failed) if begun => {
+                Some(OsState::Failed) if begun.is_some() => {
                     self.say(&format!("the OS is not written: {why}; plug the stick in again"));
                     return Ok(());
                 }
@@ -211,7 +219,7 @@ impl Task {
             // Every arm is cancel-safe: a watch keeps its latest value, the others stay in place.
             tokio::select! {
                 changed = os.changed() => if changed.is_err() { return Ok(()) },
-                () = sleep_until(patience), if !begun => {
+                () = sleep_until(until) => {
                     self.say(&format!("the OS on it is not written now {why}; plug it in again later"));
                     return Ok(());
                 }
