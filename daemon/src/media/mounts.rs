@@ -2,20 +2,25 @@
 //! that counts but what the kernel says afterwards.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::Read,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::sys::stat::{major, minor};
 
 use super::Device;
 use crate::act::{supervisor::SupervisorError, units::UnitJobs};
 
 /// Where the kernel lists block devices.
 const BLOCK: &str = "/sys/class/block";
+
+/// Where the kernel says how everything is mounted, and as much of that as is read, in bytes.
+const MOUNTS: &str = "/proc/self/mountinfo";
+const MAX_MOUNTS: u64 = 1 << 20;
 
 /// Longest that a unit may take: to remount a stick for reading is to wait until all of it is written.
 const UNIT_DEADLINE: Duration = Duration::from_secs(120);
@@ -92,9 +97,29 @@ fn must(holds: bool, device: &Device, wanted: &'static str, unit: String) -> Res
     if holds { Ok(()) } else { Err(MountError::NotSo { device: device.clone(), wanted, unit }) }
 }
 
-/// Whether the file system, not only this view of it, takes no writes.
-fn is_read_only(point: &Path) -> io::Result<bool> {
-    Ok(statvfs(point)?.flags().contains(FsFlags::ST_RDONLY))
+/// Whether the file system that is mounted here, not only this view of it, takes no writes. The stick itself is not asked:
+/// for a `statvfs` a driver may count all of its free space, on the runtime's one thread.
+fn is_read_only(point: &Path) -> Option<bool> {
+    let number = fs::metadata(point).ok()?.dev();
+    let mut mounts = Vec::new();
+    File::open(MOUNTS).ok()?.take(MAX_MOUNTS).read_to_end(&mut mounts).ok()?;
+    super_is_read_only(&String::from_utf8_lossy(&mounts), (major(number), minor(number)))
+}
+
+/// By the superblock's options in mountinfo, which are the last field of
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`. `None` where it isn't mounted.
+fn super_is_read_only(mounts: &str, (major, minor): (u64, u64)) -> Option<bool> {
+    let number = format!("{major}:{minor}");
+    mounts.lines().find_map(|line| {
+        let (place, kind) = line.split_once(" - ")?;
+        let options = kind.split(' ').nth(2).filter(|_| place.split(' ').nth(2) == Some(&number))?;
+        // The kernel writes this one first.
+        match options.split(',').next()? {
+            "ro" => Some(true),
+            "rw" => Some(false),
+            _ => None,
+        }
+    })
 }
 
 #[async_trait]
@@ -120,13 +145,13 @@ impl Mounts for UnitMounts {
     async fn writable(&self, device: &Device) -> Result<(), MountError> {
         let unit = writing(device);
         self.units.start(&unit, UNIT_DEADLINE).await?;
-        must(is_read_only(&self.point(device)).is_ok_and(|read_only| !read_only), device, "writable", unit)
+        must(is_read_only(&self.point(device)) == Some(false), device, "writable", unit)
     }
 
     async fn read_only(&self, device: &Device) -> Result<(), MountError> {
         let unit = writing(device);
         self.units.stop(&unit, UNIT_DEADLINE).await?;
-        must(is_read_only(&self.point(device)).unwrap_or(false), device, "read-only", unit)
+        must(is_read_only(&self.point(device)) == Some(true), device, "read-only", unit)
     }
 
     async fn release(&self, device: &Device) -> Result<(), MountError> {
@@ -177,5 +202,40 @@ impl Mounts for PlainFolders {
 
     async fn release(&self, _device: &Device) -> Result<(), MountError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_superblock_says_whether_a_stick_can_be_written_to() {
+        let stick = (8, 17);
+        for (mounts, read_only) in [
+            ("36 35 8:17 / /run/cairn/media/sdb1 rw,nosuid,nodev - vfat /dev/sdb1 ro,fmask=0022", Some(true)),
+            ("36 35 8:17 / /run/cairn/media/sdb1 rw shared:1 - vfat /dev/sdb1 rw,fmask=0022", Some(false)),
+            // This view only.
+            ("36 35 8:17 / /run/cairn/media/sdb1 ro shared:1 master:2 - exfat /dev/sdb1 rw", Some(false)),
+            ("36 35 8:17 / /a\\040-\\040b rw - ext4 /dev/sdb1 ro", Some(true)),
+            ("1 1 8:1 / / rw - ext4 /dev/sda1 rw\n36 35 8:17 / /x rw - vfat /dev/sdb1 ro", Some(true)),
+            ("1 1 8:1 / / rw - ext4 /dev/sda1 ro\n1 1 8:170 / /x rw - vfat /dev/sdk10 ro", None),
+            ("1 8:17 8:1 / / rw 8:17 - ext4 8:17 ro", None),
+            ("36 35 8:17 / /run/cairn/media/sdb1 rw shared:1 -", None),
+            ("36 35 8:17 / /run/cairn/media/sdb1 rw - vfat /dev/sdb1 r", None),
+            ("36 35 8:17 / /run/cairn/media/sdb1 rw - vfat /dev/sdb1 uid=1,ro", None),
+            ("36 35 8:17", None),
+            (" - ", None),
+            ("", None),
+        ] {
+            assert_eq!(super_is_read_only(mounts, stick), read_only, "{mounts}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_writes_it_so() {
+        // Asked in no way but this: /proc is mounted wherever a test runs.
+        assert!(is_read_only(Path::new("/proc/self")).is_some());
+        assert_eq!(is_read_only(Path::new("/there-is-no-such-folder")), None);
     }
 }
