@@ -88,28 +88,37 @@ pub(crate) fn write(stick: &Stick, files: &BTreeMap<String, String>) -> Result<(
     Ok(())
 }
 
-/// Removes what an earlier export wrote and this one has not: older versions, and nodes that the stick is for no more.
-pub(crate) fn prune(
-    stick: &Stick,
-    files: &BTreeMap<String, String>,
-    nodes: &BTreeSet<NodeId>,
-    gone: &BTreeSet<NodeId>,
-) -> Result<(), Failure> {
+/// Removes what this export has not: older versions, and what is for nodes that the stick is not for. It goes by what lies
+/// there: an export that was cut off has left no receipt, and who lays a grant on a stick names it in none.
+pub(crate) fn prune(stick: &Stick, files: &BTreeMap<String, String>) -> Result<(), Failure> {
     prune_folder(stick, ARTIFACTS, files)?;
-    for node in nodes.union(gone) {
+    for node in &lying(stick)? {
         let folder = director(node);
         let documents = format!("{folder}/targets");
         prune_folder(stick, &documents, files)?;
         prune_folder(stick, &folder, files)?;
-        if gone.contains(node) {
-            let grant = grant_path(node);
+        let grant = grant_path(node);
+        if !files.contains_key(&grant) {
             stick.remove(&grant).map_err(stick.failed("remove", &grant))?;
+        }
+        if !files.contains_key(&format!("{folder}/{TIMESTAMP}")) {
             for folder in [&documents, &folder] {
                 stick.remove_folder(folder).map_err(stick.failed("remove", folder))?;
             }
         }
     }
     Ok(())
+}
+
+/// The nodes that something lies there for.
+fn lying(stick: &Stick) -> Result<BTreeSet<NodeId>, Failure> {
+    let mut nodes = BTreeSet::new();
+    for (place, ending) in [(ENROLL, ".json"), (DIRECTOR, "")] {
+        let entries = stick.list(place, MAX_FILES).map_err(stick.failed("list", place))?;
+        let ids = entries.iter().flatten().filter_map(|entry| entry.name.strip_suffix(ending));
+        nodes.extend(ids.filter_map(|id| id.parse::<NodeId>().ok()));
+    }
+    Ok(nodes)
 }
 
 fn prune_folder(stick: &Stick, folder: &str, files: &BTreeMap<String, String>) -> Result<(), Failure> {
@@ -202,7 +211,8 @@ mod tests {
             write(&stick, &all(paths)).unwrap();
         }
         std::fs::write(temp.path().join("tuf/artifacts/mine.txt"), "").unwrap();
-        prune(&stick, &all(&new), &ids(&[A]), &ids(&[B])).unwrap();
+        let timestamp = format!("tuf/director/{A}/timestamp.json");
+        prune(&stick, &all(&[new.as_slice(), &[timestamp]].concat())).unwrap();
         for path in &new {
             assert!(temp.path().join(path).exists(), "{path}");
         }

@@ -11,7 +11,9 @@ use cairn_model::{
     Digest, NodeId,
     enroll::{EnrollGrant, EnrollState},
     error::chain,
-    media::{ARTIFACTS, MAX_RECEIPT_BYTES, MediaNode, PART_BYTES, RECEIPT, Receipt, grant_path},
+    media::{
+        ARTIFACTS, DIRECTOR, ENROLL, MAX_RECEIPT_BYTES, MediaNode, PART_BYTES, RECEIPT, Receipt, grant_path,
+    },
     oci::{MAX_MANIFEST_BYTES, MEDIA_TYPE_RELEASE_PATCH},
 };
 use cairn_trust::{
@@ -24,7 +26,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use super::{blobs, metadata};
+use super::{blobs, metadata, stick::Stick};
 use crate::{contents::Manifest, failure::Failure, meter::Meter};
 
 /// Names of the roots in the folder that `cairn trust roots` writes.
@@ -42,6 +44,7 @@ const MAX_FAULTS: usize = 200;
 
 const WRITE_AGAIN: &str =
     "run `cairn usb export` to this stick again: what is sound stays, the rest is written anew";
+const TAKE_AWAY: &str = "remove it, or empty the stick, then run `cairn usb export` to it again";
 
 /// The first roots of both repositories.
 #[derive(Debug, Clone)]
@@ -136,6 +139,7 @@ pub(crate) fn receipt(folder: &Folder) -> Result<Option<Receipt>, Failure> {
 
 /// Verifies a stick; blobs in `sound` were read back already.
 pub(crate) async fn verify(
+    stick: &Stick,
     folder: &Folder,
     receipt: &Receipt,
     roots: &Roots,
@@ -144,6 +148,7 @@ pub(crate) async fn verify(
 ) -> Result<Verdict, Failure> {
     let scratch = scratch()?;
     let mut verdict = Verdict { left_out: receipt.left_out.len(), ..Verdict::default() };
+    check_strays(stick, folder, receipt, Some(roots), &mut verdict);
     let mut needed = BTreeMap::new();
     let mut manifests = BTreeMap::new();
     for node in &receipt.nodes {
@@ -264,24 +269,78 @@ fn expiry(scratch: &Path) -> Result<Timestamp, String> {
     Ok(first)
 }
 
+/// Whatever lies where nodes look and is of no member that the receipt names is a fault: a blank node reads the grant
+/// under its id whatever the receipt says, and trusts from then on whom it names. Any name counts that is not a member's,
+/// for a file system may find one under another spelling.
+pub(crate) fn check_strays(
+    stick: &Stick,
+    folder: &Folder,
+    receipt: &Receipt,
+    roots: Option<&Roots>,
+    verdict: &mut Verdict,
+) {
+    let members: BTreeSet<&str> = receipt
+        .nodes
+        .iter()
+        .filter(|node| node.state == EnrollState::Approved)
+        .map(|node| node.node.as_str())
+        .collect();
+    for (place, ending) in [(ENROLL, ".json"), (DIRECTOR, "")] {
+        let entries = match stick.list(place, MAX_NODES) {
+            Ok(entries) => entries.unwrap_or_default(),
+            Err(error) => {
+                verdict.fault(format!("{place} cannot be listed: {error}; {TAKE_AWAY}"));
+                continue;
+            }
+        };
+        let is_members = |name: &str| name.strip_suffix(ending).is_some_and(|node| members.contains(node));
+        // No id begins with a dot: what does is left from a write that was cut off, or a desktop's.
+        let strays = entries.iter().filter(|entry| !entry.name.starts_with('.') && !is_members(&entry.name));
+        for stray in strays.take(MAX_FAULTS) {
+            let path = format!("{place}/{}", stray.name);
+            let others = match (place, roots) {
+                (ENROLL, Some(roots)) => {
+                    matches!(read_grant(folder, &path), Ok(Some(grant)) if pins_others(&grant, roots))
+                }
+                _ => false,
+            };
+            let others = if others { ", and would have the node trust other roots than these" } else { "" };
+            verdict.fault(format!(
+                "{path} is of no member that the receipt names{others}; do not plug this stick into a blank node: \
+                 {TAKE_AWAY}"
+            ));
+        }
+    }
+}
+
+/// Reads a grant; `None` where there is none.
+fn read_grant(folder: &Folder, path: &str) -> Result<Option<EnrollGrant>, String> {
+    let bytes =
+        folder.read(path, MAX_GRANT_BYTES).map_err(|error| format!("{path}: {error}; {WRITE_AGAIN}"))?;
+    let grant = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
+    grant.map_err(|_| format!("{path} is no grant; {WRITE_AGAIN}"))
+}
+
+/// Whether a grant has the node trust other roots than these.
+fn pins_others(grant: &EnrollGrant, roots: &Roots) -> bool {
+    let is = |root: &Option<Box<serde_json::value::RawValue>>, expected: &[u8]| {
+        root.as_ref().is_none_or(|root| root.get().as_bytes() == expected)
+    };
+    !is(&grant.director_root, &roots.director) || !is(&grant.artifacts_root, &roots.artifacts)
+}
+
 /// A grant makes a node pin roots: others than these would hand it to another fleet.
 fn check_grant(folder: &Folder, node: &MediaNode, roots: &Roots, verdict: &mut Verdict) {
     let path = grant_path(&node.node);
-    let bytes = match folder.read(&path, MAX_GRANT_BYTES) {
-        Ok(Some(bytes)) => bytes,
+    let grant = match read_grant(folder, &path) {
+        Ok(Some(grant)) => grant,
         Ok(None) => return,
-        Err(error) => return verdict.fault(format!("{path}: {error}; {WRITE_AGAIN}")),
-    };
-    let Ok(grant) = serde_json::from_slice::<EnrollGrant>(&bytes) else {
-        return verdict.fault(format!("{path} is no grant; {WRITE_AGAIN}"));
-    };
-    let is = |root: &Option<Box<serde_json::value::RawValue>>, expected: &[u8]| {
-        root.as_ref().is_none_or(|root| root.get().as_bytes() == expected)
+        Err(fault) => return verdict.fault(fault),
     };
     if grant.node != node.node {
         verdict.fault(format!("{path} is for {}; {WRITE_AGAIN}", grant.node));
     }
-    if !is(&grant.director_root, &roots.director) || !is(&grant.artifacts_root, &roots.artifacts) {
+    if pins_others(&grant, roots) {
         verdict.fault(format!(
             "{path} would have the node trust other roots than these; do not plug this stick into a blank node: \
              {WRITE_AGAIN}"

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use crate::{
     args::UsbVerb,
     bundle::{
-        place, stick,
+        place,
+        stick::{self, Stick},
         verify::{self, Roots, Verdict},
     },
     client::Client,
@@ -29,35 +30,46 @@ pub(super) async fn run(
         UsbVerb::Import { place, output } => super::usb_import::run(connect, &place, output.output).await,
         UsbVerb::Verify { place, roots } => {
             let place = place::find(&place)?.folder;
-            let folder = Folder::open(&place).map_err(|error| stick::failure("open", &place, &error))?;
+            let stick = Stick::open(&place).map_err(|error| stick::failure("open", &place, &error))?;
             let roots = roots.map(|folder| Roots::read(&folder)).transpose()?;
-            verify(&folder, roots).await
+            verify(&stick, roots).await
         }
     }
 }
 
-async fn verify(folder: &Folder, roots: Option<Roots>) -> Result<(), Failure> {
-    let Some(receipt) = verify::receipt(folder)? else {
+async fn verify(stick: &Stick, roots: Option<Roots>) -> Result<(), Failure> {
+    let folder = stick.reader().map_err(stick.failed("open", ""))?;
+    let Some(receipt) = verify::receipt(&folder)? else {
         return Err(Failure::not_found(format!(
             "there is no {RECEIPT}: this is no stick of Cairn's, or its export was cut off"
         ))
         .cure("run the export again, or name the folder that the stick is mounted on"));
     };
-    if receipt.nodes.is_empty() {
-        return screen::print("a blank stick: nothing is on it but room for requests to be enrolled\n");
-    }
     if receipt.nodes.iter().all(|node| node.state == EnrollState::Pending) {
-        return screen::print(
-            "none of this stick's nodes was a member when it was written: nothing is to be verified\n",
-        );
+        // Nobody has signed the receipt: that it names no member does not say that there is nothing for one.
+        faultless(strays(stick, &folder, &receipt, roots.as_ref()))?;
+        return screen::print(match receipt.nodes.is_empty() {
+            true => "a blank stick: nothing is on it but room for requests to be enrolled\n",
+            false => {
+                "none of this stick's nodes was a member when it was written: nothing is to be verified\n"
+            }
+        });
     }
     let roots = match roots {
         Some(roots) => roots,
-        None => own_roots(folder, &receipt)?,
+        None => own_roots(&folder, &receipt)?,
     };
-    let verdict = verify::verify(folder, &receipt, &roots, Clock::system_only(), &Default::default()).await?;
+    let (clock, sound) = (Clock::system_only(), Default::default());
+    let verdict = verify::verify(stick, &folder, &receipt, &roots, clock, &sound).await?;
     screen::print(&render::usb::verdict(&verdict, &receipt, Timestamp::now()))?;
     faultless(verdict)
+}
+
+/// What is wrong with a stick that is for no member yet.
+pub(super) fn strays(stick: &Stick, folder: &Folder, receipt: &Receipt, roots: Option<&Roots>) -> Verdict {
+    let mut verdict = Verdict::default();
+    verify::check_strays(stick, folder, receipt, roots, &mut verdict);
+    verdict
 }
 
 /// Without roots from elsewhere the stick can only be held against itself.

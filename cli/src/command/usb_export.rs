@@ -64,7 +64,7 @@ pub(super) async fn run(
     };
     let old = old_bundle(&stick, &roots, client.hub().as_str(), args.replace)?;
     if args.blank {
-        return blank(&client, &stick, old.as_ref());
+        return blank(&client, &stick, &roots, old.as_ref());
     }
     let since = args.since.as_deref().map(read_receipt).transpose()?;
     let asked = nodes_of(&client, &args).await?;
@@ -134,15 +134,16 @@ fn old_bundle(stick: &Stick, roots: &Roots, hub: &str, replace: bool) -> Result<
 }
 
 /// A stick for requests to be enrolled: the receipt alone, which tells nodes that they may write there.
-fn blank(client: &Client, stick: &Stick, old: Option<&Receipt>) -> Result<(), Failure> {
+fn blank(client: &Client, stick: &Stick, roots: &Roots, old: Option<&Receipt>) -> Result<(), Failure> {
     if old.is_some_and(|old| !old.nodes.is_empty()) {
         return Err(Failure::refused(format!("{} carries a bundle already", stick.path().display()))
             .cure("blank nodes write their requests to it as it is: --blank is for empty sticks"));
     }
-    write_receipt(
-        stick,
-        &receipt_of(client, &MediaPlan { nodes: vec![], blobs: vec![], problems: vec![] }, vec![]),
-    )?;
+    let receipt = receipt_of(client, &MediaPlan { nodes: vec![], blobs: vec![], problems: vec![] }, vec![]);
+    // The receipt would make nodes look at what lies there.
+    let folder = stick.reader().map_err(stick.failed("open", ""))?;
+    usb::faultless(usb::strays(stick, &folder, &receipt, Some(roots)))?;
+    write_receipt(stick, &receipt)?;
     screen::print(&format!("{} is ready for requests to be enrolled\n", stick.path().display()))?;
     screen::note(
         "unmount it, plug it into the blank nodes, then bring it back: cairn usb import DIR shows who asked",
@@ -369,9 +370,7 @@ impl Job {
             self.stick.write(path, &bytes).map_err(self.stick.failed("write", path))?;
         }
         metadata::write(&self.stick, &files.files)?;
-        let nodes: BTreeSet<NodeId> = self.wanted.nodes.iter().map(|node| node.node.clone()).collect();
-        let gone: BTreeSet<NodeId> = export.gone.iter().map(|node| node.node.clone()).collect();
-        metadata::prune(&self.stick, &files.files, &nodes, &gone)
+        metadata::prune(&self.stick, &files.files)
     }
 
     /// Removes blobs that nobody needs; how many bytes that gives back.
@@ -394,7 +393,8 @@ impl Job {
             }
         }
         let verdict =
-            verify::verify(&folder, receipt, &self.roots, Clock::system_only(), &self.sound).await?;
+            verify::verify(&self.stick, &folder, receipt, &self.roots, Clock::system_only(), &self.sound)
+                .await?;
         screen::print(&render::usb::verdict(&verdict, receipt, Timestamp::now()))?;
         if freed > 0 {
             screen::note(&format!(

@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    real::{Node, RealHub, blob, receipt},
+    real::{Node, RealHub, blob, put, receipt},
     run::{Ran, User},
 };
 
@@ -136,6 +136,73 @@ fn rejects_a_grant_that_would_hand_the_node_to_another_fleet() {
     grant["director_root"] = json!({"signed": {}, "signatures": []});
     fs::write(&path, grant.to_string()).unwrap();
     written.is_found_and_mended(&["would have the node trust other roots"]);
+}
+
+#[test]
+fn rejects_what_lies_there_for_a_node_that_the_receipt_does_not_name() {
+    let written = Written::new();
+    let thief = RealHub::start();
+    let victim = thief.member("victim");
+    let theirs = tempfile::tempdir().unwrap();
+    thief.run(&["usb", "export", theirs.path().to_str().unwrap(), "--node", "victim", "--yes"]).ok();
+    let (grant, director) = (format!("enroll/{}.json", victim.id), format!("tuf/director/{}", victim.id));
+    let lay = |path: &str| put(&written.path().join(path), &fs::read(theirs.path().join(path)).unwrap());
+    let pins = "would have the node trust other roots";
+    lay(&grant);
+    written.is_found_and_mended(&[&grant, pins, "do not plug this stick into a blank node", "remove it"]);
+    lay(&format!("{director}/timestamp.json"));
+    written.is_found_and_mended(&[&director, "of no member that the receipt names"]);
+    // Also where the unsigned receipt would have nothing looked at.
+    let rewrite = |pointer: &str, value| {
+        let mut receipt = receipt(written.path());
+        *receipt.pointer_mut(pointer).unwrap() = value;
+        fs::write(written.path().join("cairn-bundle.json"), receipt.to_string()).unwrap();
+    };
+    lay(&grant);
+    rewrite("/nodes/0/state", json!("pending"));
+    written.verify().fails(4, &[&grant, pins, written.edge.id.as_str()]);
+    rewrite("/nodes", json!([]));
+    let ran = written.verify().fails(4, &[&grant, pins, written.edge.id.as_str()]);
+    assert!(!ran.out.contains("blank stick"), "{ran:?}");
+    let ran = User::new().run(&["usb", "verify", written.dir()]);
+    ran.fails(4, &[&grant, "of no member that the receipt names"]);
+    written.export().ok();
+    written.verify().ok();
+    // Another spelling, which some file systems find under the node's name as well; links; more than anybody reads.
+    let other = written.path().join(format!("enroll/{}.JSON", victim.id.as_str().to_uppercase()));
+    put(&other, b"{}");
+    written.verify().fails(4, &[".JSON", "of no member"]);
+    fs::remove_file(&other).unwrap();
+    let link = written.path().join(&director);
+    symlink(theirs.path().join(&director), &link).unwrap();
+    written.verify().fails(4, &[&director, "of no member"]);
+    fs::remove_file(&link).unwrap();
+    let enroll = written.path().join("enroll");
+    for n in 0..10_001 {
+        fs::write(enroll.join(format!("{n}")), "").unwrap();
+    }
+    written.verify().fails(4, &["enroll cannot be listed", "more than 10000 entries", "empty the stick"]);
+    fs::remove_dir_all(&enroll).unwrap();
+    symlink(theirs.path().join("enroll"), &enroll).unwrap();
+    written.verify().fails(4, &["enroll cannot be listed", "symbolic link"]);
+}
+
+#[test]
+fn rejects_a_blank_stick_with_a_grant() {
+    let hub = RealHub::start();
+    let stick = tempfile::tempdir().unwrap();
+    let dir = stick.path().to_str().unwrap();
+    hub.run(&["usb", "export", dir, "--blank"]).ok();
+    assert!(hub.run(&["usb", "verify", dir]).ok().contains("a blank stick"));
+    for path in ["enroll/n-aaaa000000000000.json", "tuf/director/n-aaaa000000000000/timestamp.json"] {
+        put(&stick.path().join(path), b"{}");
+        let says = &path[..path.find("n-").unwrap() + 18];
+        for args in [&["usb", "verify", dir][..], &["usb", "export", dir, "--blank"]] {
+            hub.run(args).fails(4, &[says, "of no member that the receipt names", "remove it"]);
+        }
+        fs::remove_dir_all(stick.path().join(path.split('/').next().unwrap())).unwrap();
+    }
+    hub.run(&["usb", "verify", dir]).ok();
 }
 
 #[test]
