@@ -7,12 +7,13 @@ use cairn_tests_vm::{
     site::{self, copy, local, show},
     stick::Form,
 };
+use jiff::{SignedDuration, Timestamp};
 
 /// Where a clock is after its battery was replaced.
 const LONG_AGO: &str = "2009-01-01T00:00:00";
 
-/// Beyond all that was signed for a day.
-const LATER: &str = "2037-01-01T00:00:00";
+/// Beyond a day, and within the 90 that hold where nobody says otherwise.
+const LATER: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 #[test]
 fn stick_older_refused() -> Result<()> {
@@ -52,12 +53,13 @@ fn stick_older_refused() -> Result<()> {
     site::redeploy(&lab, &site.hub, 4)?;
     site.export()?;
     let generation = local(&mut site.vm)?["generation"].clone();
-    let mut vm = site.vm.power_cycle_at(LATER)?;
+    let later = Timestamp::now().checked_add(LATER)?.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+    let mut vm = site.vm.power_cycle_at(&later)?;
     vm.wait_booted()?;
     site.vm = vm;
     site::wait_answer(&mut site.vm, 8081, "WebAssembly")?;
     let expired = site.stick.clone();
-    site.ensure_refused(&expired, &["expired"])?;
+    site.ensure_refused(&expired, &["expired", "timestamp"])?;
     ensure!(local(&mut site.vm)?["generation"] == generation, "it took what is over");
     Ok(())
 }
