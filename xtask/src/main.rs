@@ -40,7 +40,7 @@ enum Chore {
         #[arg(value_enum)]
         stages: Vec<suite::Stage>,
     },
-    /// Run scenarios on booted nodes by name; without one those that cut the power, for hours.
+    /// Run scenarios on booted nodes by name; without one those that take too long for `test`, for hours.
     Soak(suite::Soak),
     /// Fuzz everything that reads bytes from outside; what was found before is replayed first.
     Fuzz(fuzz::Fuzz),

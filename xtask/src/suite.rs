@@ -71,7 +71,8 @@ pub(crate) struct Soak {
 pub(crate) fn soak(mut soak: Soak) -> Result<bool> {
     setup::ensure(setup::Need::Test)?;
     if soak.names.is_empty() {
-        soak.names = ["power_cuts", "update_killed_at_random", "stick_pulled"].map(str::to_owned).to_vec();
+        let by_chance = ["power_cuts", "update_killed_at_random"];
+        soak.names = by_chance.into_iter().chain(scenarios::SOAK_ONLY).map(str::to_owned).collect();
     }
     let by_clock = || UNIX_EPOCH.elapsed().map_or(1, |since| since.as_secs());
     let seed = soak.seed.unwrap_or_else(by_clock);
