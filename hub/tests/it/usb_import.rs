@@ -109,6 +109,10 @@ async fn stores_each_report_once_in_whatever_order_and_how_often_the_sticks_come
     let early = import(&hub, &second, &[]).await;
     assert_eq!(counts(&early), (0, 0, 0));
     told(&early, &["(edge1)", "reports 4 to 6 cannot be taken yet, reports 1 to 3 must come first"]);
+    told(
+        &early,
+        &["the stick that has what is missing", "restored from an older backup", "connect the node"],
+    );
     assert!(reasons(&hub, &node).await.is_empty());
     let mut backwards = first.clone();
     backwards.reverse();

@@ -208,7 +208,8 @@ fn no_member(id: &NodeId, row: Option<&NodeRow>) -> String {
     }
 }
 
-/// What is said where reports are missing. Nothing is lost by it: a node keeps what the hub has not acknowledged.
+/// What is said where reports are missing. A node drops only what a hub has acknowledged: they are on another stick or
+/// still with the node, unless it was this hub before it was restored from an older backup.
 fn gap(row: &NodeRow, first: u64, reports: &[Report], acknowledged: u64) -> String {
     let last = reports.last().map_or(first, |report| report.sequence);
     let range = |from: u64, to: u64| {
@@ -216,8 +217,10 @@ fn gap(row: &NodeRow, first: u64, reports: &[Report], acknowledged: u64) -> Stri
     };
     let (waiting, missing) = (range(first, last), range(acknowledged.saturating_add(1), first - 1));
     let text = format!(
-        "{waiting} cannot be taken yet, {missing} must come first; import the stick that has those, then this one again, \
-         or bring a new one from the node: it keeps all that the hub does not have"
+        "{waiting} cannot be taken yet, {missing} must come first; import the stick that has what is missing, then this \
+         one again, or bring a new one from the node, which writes all that it still has; where none has it, as after \
+         this hub was restored from an older backup, it is gone: connect the node to this hub once, then it numbers \
+         what it still has afresh"
     );
     about(row, &text)
 }
