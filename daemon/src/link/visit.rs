@@ -179,9 +179,7 @@ impl Task {
                     writes_os,
                 }
             }
-            Err(e) => {
-                MediaOutcome { acknowledged, ..self.not_taken(&e, &stick.source, enrolment).await }
-            }
+            Err(e) => MediaOutcome { acknowledged, ..self.not_taken(&e, &stick.source, enrolment).await },
         }
     }
 
