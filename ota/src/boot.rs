@@ -10,8 +10,12 @@
 //! the one without a counter, else that with most tries left (what runs has just shown that it starts); of any other
 //! version one that has no tries left, then the one without a counter, then that with fewest tries left (who condemned
 //! it had a reason). Twins may share their clusters on the ESP, so that removing one would free the other's: what is
-//! kept is copied before the others go. The folder of three short entries fits one 512-byte sector, so that on our ESP
-//! a rename is one write, and twins come from foreign hands only.
+//! kept is copied before the others go.
+//!
+//! **Power cuts.** A rename on vfat is not one write: the new name is written without content, the old one goes, and the
+//! content follows. So an entry that shall boot is never renamed but copied, the old file goes when the new one stands;
+//! a name is on the disk before it has content, and content goes before names, so that no part of a name that a cut
+//! tears off boots anything. A file without a kernel image is no entry, to the loader as to us.
 
 use std::{
     fmt::Debug,
