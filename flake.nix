@@ -12,7 +12,7 @@
       flake = false;
     };
 
-    # A site's own Debian: a folder with mirror.json and debian.lock, both optional.
+    # A site's Debian: a folder with mirror.json, and debian.lock where it is not ours.
     debian = {
       follows = "";
       flake = false;

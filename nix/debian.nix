@@ -1,6 +1,6 @@
 # Debian's packages by a lock, each a derivation with a fixed output: what is downloaded is checked before anything sees it.
 {
-  # A folder with mirror.json ({"debian": URL, "security": URL}) and debian.lock, or null.
+  # A folder with mirror.json ({"debian": URL, "security": URL}) and, where it is not ours, debian.lock.
   site,
   # nixpkgs' downloader, or null for Nix's own.
   fetchurl,
@@ -16,15 +16,11 @@
   };
   lock = builtins.fromTOML (builtins.readFile lockFile);
 
-  official = {
-    debian = "https://deb.debian.org/debian";
-    security = "https://deb.debian.org/debian-security";
-  };
   named = of "mirror.json" null;
   mirror =
     if named == null
-    then official
-    else official // builtins.fromJSON (builtins.readFile named);
+    then throw "no Debian mirror is named; write this machine's with `cairn-image mirror > FOLDER/mirror.json`, and give --override-input debian path:FOLDER (`./x nix` does both)"
+    else builtins.fromJSON (builtins.readFile named);
 
   # Debian's mirrors drop what is superseded; this archive keeps it, by the time at which the lock was solved.
   snapshot = archive: let
