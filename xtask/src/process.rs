@@ -23,6 +23,12 @@ pub(crate) fn step(what: &str, name: &str, command: &mut Command) -> Result<()> 
     result
 }
 
+/// Like [`step`] where others run at the same time: the line is printed at the end, whole.
+pub(crate) fn step_beside_others(what: &str, name: &str, command: &mut Command) -> Result<()> {
+    let start = Instant::now();
+    quiet(name, command).inspect(|()| eprintln!("  {what} … ok ({:.0} s)", start.elapsed().as_secs_f64()))
+}
+
 /// Like [`step`], without a line.
 pub(crate) fn quiet(name: &str, command: &mut Command) -> Result<()> {
     let dir = crate::target().join("log");
