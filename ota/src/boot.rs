@@ -154,10 +154,11 @@ pub trait BootControl: Debug + Send {
     /// The version is what the loader starts next. An entry that has a counter gets all of its tries back. As the loader
     /// prefers newer versions, those are marked bad; `loader.conf`'s `default` is not used, for the loader follows it
     /// without looking at the counters. So while an older version is tried, the one that is set aside is the loader's
-    /// last resort only; whoever finds the older one failed blesses it again.
+    /// last resort only; whoever finds the older one failed blesses it again. What is set aside is copied: without room for
+    /// that on the ESP it stays what the loader takes.
     ///
     /// # Errors
-    /// If it has no entry, or the ESP fails.
+    /// If it has no entry, or the ESP has no room or fails.
     fn make_next(&self, version: &OsVersion) -> Result<(), BootError>;
 }
 

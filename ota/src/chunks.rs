@@ -20,6 +20,7 @@ mod index;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cutter::ZEROS;
 pub use cutter::{AVERAGE, Cutter, MAX, MIN};
 pub use index::{Index, IndexError, MAX_CHUNKS, MAX_INDEX_BYTES};
 
@@ -238,19 +239,29 @@ impl Opener {
     /// If they are not; `out` then holds nothing.
     pub fn open(&mut self, chunk: &Chunk, packed: &[u8], out: &mut Vec<u8>) -> Result<(), DamagedChunk> {
         out.clear();
-        if packed.len() != chunk.packed_length as usize {
-            return Err(DamagedChunk);
-        }
-        if chunk.packed_length == chunk.length {
-            out.extend(packed);
-        } else {
-            out.reserve(MAX);
-            self.decompressor.decompress_to_buffer(packed, out).map_err(|_| DamagedChunk)?;
-        }
-        if out.len() == chunk.length as usize && Sha256::digest(&out)[..] == chunk.digest {
+        out.resize(chunk.length as usize, 0);
+        if self.unpack(chunk, packed, out).is_ok() && Sha256::digest(&out)[..] == chunk.digest {
             return Ok(());
         }
         out.clear();
         Err(DamagedChunk)
+    }
+
+    /// Fills `out`, which is as long as `chunk`, with what `packed` holds. Its digest is left to be compared.
+    pub(crate) fn unpack(
+        &mut self,
+        chunk: &Chunk,
+        packed: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), DamagedChunk> {
+        if packed.len() != chunk.packed_length as usize || out.len() != chunk.length as usize {
+            return Err(DamagedChunk);
+        }
+        if chunk.packed_length == chunk.length {
+            out.copy_from_slice(packed);
+            return Ok(());
+        }
+        let unpacked = self.decompressor.decompress_to_buffer(packed, out);
+        if unpacked.ok() == Some(chunk.length as usize) { Ok(()) } else { Err(DamagedChunk) }
     }
 }

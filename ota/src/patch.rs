@@ -216,6 +216,21 @@ impl<R: Read> Applier<R> {
         base: &mut ReadBase<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), PatchError> {
+        self.open(segment, base, out)?;
+        if Sha256::digest(&out)[..] == segment.digest {
+            return Ok(());
+        }
+        out.clear();
+        Err(PatchError::Mismatch { number: segment.number })
+    }
+
+    /// The same, but that the digest of what comes out is left to be compared.
+    pub(crate) fn open(
+        &mut self,
+        segment: &Segment,
+        base: &mut ReadBase<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), PatchError> {
         resize(&mut self.prefix, segment.prefix() as usize);
         let mut rest = &mut self.prefix[..];
         for stretch in &segment.stretches {
@@ -233,7 +248,7 @@ impl<R: Read> Applier<R> {
         let mismatch = PatchError::Mismatch { number: segment.number };
         let mut context = DCtx::try_create().ok_or(PatchError::Damaged("there is no memory to open it"))?;
         let opened = context.ref_prefix(&self.prefix).and_then(|_| context.decompress(out, &self.frame));
-        if opened == Ok(segment.length as usize) && Sha256::digest(&out)[..] == segment.digest {
+        if opened == Ok(segment.length as usize) {
             return Ok(());
         }
         out.clear();

@@ -119,6 +119,13 @@ impl TreeBuilder {
         }
     }
 
+    /// Adds what `other`, made with the same salt, was given. What this one was given must have ended with a block.
+    pub(crate) fn append(&mut self, other: Self) {
+        debug_assert!(self.partial.is_empty(), "leaves are of whole blocks");
+        self.leaves.extend(other.leaves);
+        self.partial = other.partial;
+    }
+
     /// The tree over all that was pushed.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod base;
+mod behind;
 mod chunked;
 mod device;
 mod fetch;
@@ -41,9 +42,9 @@ use watch::Watch;
 /// How many times a source of chunks that turns out unreadable or changed is given up before all is.
 const MAX_PLANS: usize = 4;
 
-/// What fetching costs less than looking at both slots for chunks does: the pack's size over this. A patch that is
-/// smaller is taken without a look.
-const WORTH_A_LOOK: u64 = 64;
+/// A patch that is smaller than the pack's size over this is taken without a look at both slots for chunks: that reads and
+/// hashes all of them, and there is hardly a slot that has so much that a patch does not have.
+const WORTH_A_LOOK: u64 = 16;
 
 /// Where a release is written to, and what is there to start from.
 #[derive(Debug)]
@@ -219,7 +220,7 @@ impl<'a> Work<'a> {
         }
         drop(planned); // a patch takes the memory
         self.watch.begin(OsMethod::Patch, to_fetch);
-        match self.fill_by_patch(patch, carrier) {
+        match self.fill_by_patch(patch, memory_limit, carrier) {
             // What the patch starts from is not what its tree says. Chunks need nothing; and the patch stays until the
             // end, so that another try finds that out without fetching it again.
             Err(WriteError::Patch(_)) => self.fill_by_chunks(None, carrier),

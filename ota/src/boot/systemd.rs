@@ -24,6 +24,17 @@ const MAX_IMAGE: u64 = layout::ESP_SIZE;
 /// Files with names of ours, by what the names say.
 type Files = Vec<(BootEntry, PathBuf)>;
 
+/// What may become of an entry where a power cut falls into its change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Care {
+    /// It may be lost: nobody counts on it.
+    Expendable,
+    /// It is kept wherever the ESP has room for a second copy.
+    Kept,
+    /// It is kept, or nothing is changed: it may be the only one that is known to start.
+    Certain,
+}
+
 /// The entries of an ESP. Holds nothing open: the ESP is mounted when it is looked at, and unmounted after a while.
 #[derive(Debug, Clone)]
 pub struct SystemdBoot {
@@ -86,6 +97,7 @@ impl SystemdBoot {
     fn settle(
         &self,
         version: &OsVersion,
+        care: Care,
         tries: impl FnOnce(Option<(u32, u32)>) -> Option<(u32, u32)>,
     ) -> Result<(), BootError> {
         // What an earlier try has left of a rename takes no part, and no room.
@@ -100,14 +112,21 @@ impl SystemdBoot {
         let entry = BootEntry { version: version.clone(), tries: tries(boot.tries) };
         let target = self.path(&entry);
         // A rename takes the old name away before the new one has its content on the disk. An entry that may be lost is
-        // renamed; one that shall boot is copied, and the old one goes when the new one stands. Twins may share their
-        // clusters: there, what stays gets its own before any of them is removed.
-        if twins.len() > 1 || (entry.is_bootable() && *path != target) {
+        // renamed; any other is copied, and the old one goes when the new one stands. Twins may share their clusters:
+        // there, what stays gets its own before any of them is removed.
+        if twins.len() > 1 || (care != Care::Expendable && *path != target) {
             match self.copy_to(path, &target, version) {
                 // Better a rename that a power cut could tear than a good OS that is never kept.
-                Err(BootError::Full { .. }) if twins.len() == 1 => self.rename(path, &target)?,
+                Err(BootError::Full { .. }) if twins.len() == 1 && care == Care::Kept => {
+                    self.rename(path, &target)?;
+                }
                 copied => copied?,
             }
+            fail_point!("ota::entry-copied", |_| Err(self.failed(
+                "remove",
+                path,
+                io::Error::other("a fault point")
+            )));
             let others = twins.into_iter().map(|(_, twin)| twin).filter(|twin| *twin != target);
             self.erase(&others.collect::<Vec<_>>())?;
         } else if *path != target {
@@ -322,7 +341,7 @@ impl BootControl for SystemdBoot {
             &self.folder,
             io::Error::other("a fault point")
         )));
-        self.settle(version, |_| None)
+        self.settle(version, Care::Kept, |_| None)
     }
 
     fn mark_bad(&self, version: &OsVersion) -> Result<(), BootError> {
@@ -331,16 +350,27 @@ impl BootControl for SystemdBoot {
             &self.folder,
             io::Error::other("a fault point")
         )));
-        self.settle(version, |tries| Some((0, tries.map_or(1, |(_, done)| done.max(1)))))
+        self.settle(version, Care::Expendable, spent)
     }
 
     fn make_next(&self, version: &OsVersion) -> Result<(), BootError> {
-        self.settle(version, |tries| tries.map(|_| (FIRST_TRIES, 0)))?;
+        self.settle(version, Care::Kept, |tries| tries.map(|_| (FIRST_TRIES, 0)))?;
         for newer in self.files()?.into_keys().filter(|other| other > version) {
-            self.mark_bad(&newer)?;
+            fail_point!("ota::set-aside", |_| Err(self.failed(
+                "copy",
+                &self.folder,
+                io::Error::other("a fault point")
+            )));
+            // One of them runs and is known to start; the older one may never have. Until it has, this is the way back.
+            self.settle(&newer, Care::Certain, spent)?;
         }
         Ok(())
     }
+}
+
+/// The counters of an entry that the loader passes over.
+fn spent(tries: Option<(u32, u32)>) -> Option<(u32, u32)> {
+    Some((0, tries.map_or(1, |(_, done)| done.max(1))))
 }
 
 /// Whether the loader would show the file: it passes over what has no section that tells it an OS.

@@ -16,6 +16,9 @@ pub const MAX: usize = 64 << 10;
 /// What is read ahead.
 const BUFFER: usize = 1 << 20;
 
+/// The longest chunk of nothing but zeros.
+pub(crate) static ZEROS: [u8; MAX] = [0; MAX];
+
 /// Gives the chunks of a stream one after the other.
 pub struct Cutter<R> {
     data: R,
@@ -56,6 +59,10 @@ impl<R: Read> Cutter<R> {
 
     /// How long the chunk is that `bytes` begin with.
     fn length(&self, bytes: &[u8]) -> usize {
+        // Zeros have no place to cut at; to see that they are some costs far less than to look for it.
+        if bytes.len() >= MAX && bytes[..MAX] == ZEROS {
+            return MAX;
+        }
         let (small, large) = self.masks;
         let (_, length) = cut(bytes, MIN, AVERAGE, MAX, small, large, small << 1, large << 1);
         length.next_multiple_of(self.alignment).min(MAX).min(bytes.len())

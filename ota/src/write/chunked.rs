@@ -1,22 +1,26 @@
 //! Fills the slot with chunks as planned: from what is there, and from the pack.
 
-use std::os::unix::fs::FileExt;
-
-use sha2::{Digest as _, Sha256};
+use std::{os::unix::fs::FileExt, thread};
 
 use super::{
     Work, WriteError,
-    device::Sink,
+    behind::{Fault, GATHER, Origin, Writer},
     fetch::Stream,
     plan::{self, Range, Source, Step},
     seeds,
 };
 use crate::{
     Carrier,
-    chunks::{Chunk, Index, MAX, Opener, Part},
+    chunks::{Index, MAX, Opener, Part},
 };
 
 const WHAT: &str = "the pack of chunks";
+
+/// Fetched bytes that may be gathered and not written, as a share of all that is to be fetched, and the fewest and most of
+/// them. Twice these are fetched again after a kill; smaller writes cost time.
+const UNWRITTEN: u64 = 500;
+const LEAST_UNWRITTEN: u64 = 8 << 10;
+const MOST_UNWRITTEN: u64 = GATHER as u64;
 
 /// What is to be done.
 pub(super) struct Planned {
@@ -29,19 +33,6 @@ impl Planned {
     /// Bytes of the pack that are asked for.
     pub(super) fn to_fetch(&self) -> u64 {
         self.ranges.iter().map(|range| range.length).sum()
-    }
-}
-
-/// Why a plan was not followed to its end.
-enum Fault {
-    /// A source does not have what was found there.
-    Seed(Source),
-    Error(WriteError),
-}
-
-impl From<WriteError> for Fault {
-    fn from(error: WriteError) -> Self {
-        Self::Error(error)
     }
 }
 
@@ -64,16 +55,23 @@ impl Work<'_> {
     ) -> Result<Option<Source>, WriteError> {
         let opener =
             Opener::new().map_err(|_| WriteError::Release("there is no memory to open its chunks"))?;
-        let sinks = [Part::Root, Part::Uki].map(|part| Sink::new(part, self.slot.file(part)));
-        let mut hand = Hand { sinks, opener, packed: vec![0; MAX], bytes: Vec::with_capacity(MAX) };
-        let outcome = self.steps(plan, carrier, &mut hand);
-        for sink in &mut hand.sinks {
-            sink.flush()?;
-        }
+        let files = [Part::Root, Part::Uki].map(|part| self.slot.file(part));
+        let outcome = thread::scope(|scope| {
+            let writer = Writer::start(scope, files);
+            let unwritten = (plan.to_fetch() / UNWRITTEN).clamp(LEAST_UNWRITTEN, MOST_UNWRITTEN);
+            let mut hand = Hand { writer, opener, packed: vec![0; MAX], fetched: 0, unwritten };
+            let followed = self.steps(plan, carrier, &mut hand);
+            // What the worker says comes first: it happened first.
+            let written = hand.writer.end()?;
+            followed?;
+            Ok(self.watch.written(written)?)
+        });
         match outcome {
             Ok(()) => Ok(None),
             Err(Fault::Seed(source)) => Ok(Some(source)),
             Err(Fault::Error(error)) => Err(error),
+            // The worker never ends without an error, nor with this one.
+            Err(Fault::Ended) => Err(WriteError::Stopped),
         }
     }
 
@@ -92,17 +90,21 @@ impl Work<'_> {
     /// A chunk that is on this machine.
     fn local(&mut self, plan: &Planned, number: usize, hand: &mut Hand<'_>) -> Result<(), Fault> {
         let chunk = &plan.index.chunks()[number];
+        let length = chunk.length as usize;
         if let Step::Copy { from, offset } = plan.steps[number] {
-            hand.before_reading(from, offset, chunk.length.into())?;
-            hand.bytes.resize(chunk.length as usize, 0);
-            let file = seeds::file_of(from, &self.slot, &self.running).ok_or(Fault::Seed(from))?;
-            let read = file.read_exact_at(&mut hand.bytes, offset);
-            if read.is_err() || Sha256::digest(&hand.bytes)[..] != chunk.digest {
-                return Err(Fault::Seed(from));
+            match from {
+                Source::RunningRoot | Source::RunningUki => {}
+                Source::SlotRoot => hand.writer.settle_at(Part::Root, offset, chunk.length.into())?,
+                Source::SlotUki => hand.writer.settle_at(Part::Uki, offset, chunk.length.into())?,
             }
-            hand.put(chunk)?;
+            let file = seeds::file_of(from, &self.slot, &self.running).ok_or(Fault::Seed(from))?;
+            let room = hand.writer.room(chunk.part, chunk.offset, length)?;
+            file.read_exact_at(room, offset).map_err(|_| Fault::Seed(from))?;
+            hand.writer.keep(length, chunk.digest, Origin::Copy(from));
+        } else {
+            self.watch.written(chunk.length.into())?;
         }
-        Ok(self.watch.written(chunk.length.into())?)
+        Ok(self.watch.written(hand.writer.take_written())?)
     }
 
     /// The chunks of one range of the pack, and those between them that are on this machine.
@@ -128,34 +130,27 @@ impl Work<'_> {
             stream.fill(&mut hand.packed, &mut self.watch)?;
             hand.packed.resize(chunk.packed_length as usize, 0);
             stream.fill(&mut hand.packed, &mut self.watch)?;
-            let opened = hand.opener.open(chunk, &hand.packed, &mut hand.bytes);
-            opened.map_err(|_| WriteError::Wrong { what: WHAT })?;
-            hand.put(chunk)?;
-            self.watch.written(chunk.length.into())?;
+            let room = hand.writer.room(chunk.part, chunk.offset, chunk.length as usize)?;
+            hand.opener.unpack(chunk, &hand.packed, room).map_err(|_| WriteError::Wrong { what: WHAT })?;
+            hand.writer.keep(chunk.length as usize, chunk.digest, Origin::Carrier(WHAT));
+            hand.fetched += u64::from(chunk.packed_length);
+            if hand.fetched >= hand.unwritten {
+                hand.writer.flush()?;
+                hand.fetched = 0;
+            }
+            self.watch.written(hand.writer.take_written())?;
         }
         Ok(())
     }
 }
 
-/// What following a plan needs beside the work: outputs and buffers.
-struct Hand<'a> {
-    sinks: [Sink<'a>; 2],
+/// What following a plan needs beside the work.
+struct Hand<'scope> {
+    writer: Writer<'scope>,
     opener: Opener,
     packed: Vec<u8>,
-    bytes: Vec<u8>,
-}
-
-impl Hand<'_> {
-    /// Writes what the source is about to be asked for, if it is only gathered yet.
-    fn before_reading(&mut self, from: Source, offset: u64, length: u64) -> Result<(), WriteError> {
-        match from {
-            Source::RunningRoot | Source::RunningUki => Ok(()),
-            Source::SlotRoot => self.sinks[Part::Root as usize].flush_at(offset, length),
-            Source::SlotUki => self.sinks[Part::Uki as usize].flush_at(offset, length),
-        }
-    }
-
-    fn put(&mut self, chunk: &Chunk) -> Result<(), WriteError> {
-        self.sinks[chunk.part as usize].put(chunk.offset, &self.bytes)
-    }
+    /// Bytes that were fetched and may not have been given to be written.
+    fetched: u64,
+    /// How many these may be.
+    unwritten: u64,
 }

@@ -14,12 +14,6 @@ use crate::{
     verity::{self, BLOCK},
 };
 
-/// Bytes that are gathered before they are written: what a killed process fetches again.
-const GATHER: usize = 256 << 10;
-
-/// Bytes after which what was written is made durable, so that a power cut costs no more than these.
-const DURABLE: u64 = 16 << 20;
-
 /// What is written. Each has fault points of its own: `<name>-write` and `<name>-sync`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -127,62 +121,6 @@ impl<'a> Slot<'a> {
             Part::Root => self.root,
             Part::Uki => self.uki,
         }
-    }
-}
-
-/// Gathers what is written in ascending order into large writes.
-pub(super) struct Sink<'a> {
-    place: Place,
-    file: &'a File,
-    start: u64,
-    gathered: Vec<u8>,
-    volatile: u64,
-}
-
-impl<'a> Sink<'a> {
-    pub(super) fn new(part: Part, file: &'a File) -> Self {
-        Self { place: Place::of(part), file, start: 0, gathered: Vec::with_capacity(GATHER), volatile: 0 }
-    }
-
-    /// Takes bytes for `offset`.
-    pub(super) fn put(&mut self, offset: u64, mut bytes: &[u8]) -> Result<(), WriteError> {
-        if self.start + self.gathered.len() as u64 != offset {
-            self.flush()?;
-            self.start = offset;
-        }
-        while !bytes.is_empty() {
-            let (head, rest) = bytes.split_at(bytes.len().min(GATHER - self.gathered.len()));
-            self.gathered.extend(head);
-            bytes = rest;
-            if self.gathered.len() == GATHER {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes what is gathered if some of it stands between `offset` and `offset + length`.
-    pub(super) fn flush_at(&mut self, offset: u64, length: u64) -> Result<(), WriteError> {
-        let end = self.start + self.gathered.len() as u64;
-        if offset < end && offset + length > self.start { self.flush() } else { Ok(()) }
-    }
-
-    /// Writes what is gathered.
-    pub(super) fn flush(&mut self) -> Result<(), WriteError> {
-        if self.gathered.is_empty() {
-            return Ok(());
-        }
-        let error = |source| WriteError::Write { what: self.place.as_str(), source };
-        put(self.place, self.file, self.start, &self.gathered).map_err(error)?;
-        let length = self.gathered.len() as u64;
-        self.start += length;
-        self.gathered.clear();
-        self.volatile += length;
-        if self.volatile >= DURABLE {
-            sync(self.place, self.file).map_err(error)?;
-            self.volatile = 0;
-        }
-        Ok(())
     }
 }
 

@@ -1,25 +1,29 @@
 //! Fills the slot by a patch on what runs, segment by segment.
 
-use std::{io, os::unix::fs::FileExt};
+use std::{io, mem, os::unix::fs::FileExt, thread};
 
 use cairn_model::release::Patch;
 use sha2::{Digest as _, Sha256};
 
 use super::{
     Work, WriteError,
-    device::{Place, Sink},
+    behind::{Fault, Origin, Writer},
 };
 use crate::{
     Carrier,
     chunks::Part,
-    patch::{Applier, PatchError, Segment},
+    patch::{Applier, MAX_SEGMENT, PatchError, Segment},
 };
+
+/// Most memory that a patch takes, in bytes.
+const MAX_MEMORY: u64 = 96 << 20;
 
 impl Work<'_> {
     /// Fetches the patch in whole, verifies it, and applies it.
     pub(super) fn fill_by_patch(
         &mut self,
         patch: &Patch,
+        memory_limit: u64,
         carrier: &mut dyn Carrier,
     ) -> Result<(), WriteError> {
         let file = self.fetch_patch(patch, carrier)?;
@@ -28,6 +32,31 @@ impl Work<'_> {
         if (root, uki) != (self.release.root.size, self.release.uki.size) {
             return Err(WriteError::Release("a patch of it makes other payloads"));
         }
+        // One segment is compared and written while the next is made, if there is memory for both.
+        let both = patch.memory.saturating_add(MAX_SEGMENT as u64) <= memory_limit.min(MAX_MEMORY);
+        let files = [Part::Root, Part::Uki].map(|part| self.slot.file(part));
+        let outcome = thread::scope(|scope| {
+            let mut writer = Writer::start(scope, files);
+            let made = self.segments(&mut applier, &mut writer, both);
+            // What the worker says comes first: it happened first.
+            let written = writer.end()?;
+            made?;
+            Ok(self.watch.written(written)?)
+        });
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(Fault::Error(error)) => Err(error),
+            // Nothing is copied here, and the worker never ends without an error, nor with this one.
+            Err(Fault::Seed(_) | Fault::Ended) => Err(WriteError::Stopped),
+        }
+    }
+
+    fn segments<R: io::Read>(
+        &mut self,
+        applier: &mut Applier<R>,
+        writer: &mut Writer<'_>,
+        both: bool,
+    ) -> Result<(), Fault> {
         // Segments are written in order: those that an earlier try wrote are the first ones.
         let mut resuming = true;
         let mut bytes = Vec::new();
@@ -36,10 +65,18 @@ impl Work<'_> {
             if resuming {
                 applier.skip(&segment).map_err(WriteError::Patch)?;
                 self.watch.written(segment.length.into())?;
-            } else {
-                self.make(&mut applier, &segment, &mut bytes)?;
-                self.put(&segment, &bytes)?;
+                continue;
             }
+            if !both {
+                writer.settle()?;
+            }
+            if bytes.capacity() == 0 {
+                bytes = writer.spare();
+            }
+            self.make(applier, &segment, &mut bytes)?;
+            let origin = Origin::Segment(segment.number);
+            writer.give(segment.part, segment.offset, mem::take(&mut bytes), segment.digest, origin)?;
+            self.watch.written(writer.take_written())?;
         }
         Ok(())
     }
@@ -84,23 +121,10 @@ impl Work<'_> {
                 (Part::Uki, None) => Err(io::ErrorKind::NotFound.into()),
             }
         };
-        let made: Result<(), PatchError> = applier.apply(segment, &mut base, out);
+        let made: Result<(), PatchError> = applier.open(segment, &mut base, out);
         match (made, stopped) {
             (_, Some(stopped)) => Err(stopped),
             (made, None) => made.map_err(WriteError::Patch),
         }
-    }
-
-    fn put(&mut self, segment: &Segment, bytes: &[u8]) -> Result<(), WriteError> {
-        let mut sink = Sink::new(segment.part, self.slot.file(segment.part));
-        for (piece, offset) in bytes.chunks(1 << 20).zip((segment.offset..).step_by(1 << 20)) {
-            sink.put(offset, piece)?;
-            self.watch.written(piece.len() as u64)?;
-        }
-        sink.flush()?;
-        // A segment is the unit of resuming: it is made durable as one.
-        let place = Place::of(segment.part);
-        super::device::sync(place, self.slot.file(segment.part))
-            .map_err(|source| WriteError::Write { what: place.as_str(), source })
     }
 }
