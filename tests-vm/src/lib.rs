@@ -6,16 +6,20 @@
 //! processes that live as long as the value that stands for them.
 
 pub mod accel;
+pub mod crowd;
+pub mod fat;
 pub mod hub;
 pub mod lab;
 pub mod os;
 pub mod qmp;
+pub mod replay;
 pub mod shell;
 pub mod shop;
 pub mod site;
 pub mod stick;
 pub mod vm;
 pub mod wait;
+pub mod writes;
 
 pub use hub::Hub;
 pub use lab::Lab;

@@ -43,9 +43,14 @@ pub struct Stick {
 impl Stick {
     /// An empty stick in a new file.
     pub fn make(image: PathBuf, form: Form, mib: u64) -> Result<Self> {
-        let stick = Self { image, form, mib };
+        let stick = Self::open(image, form, mib);
         stick.format(None)?;
         Ok(stick)
+    }
+
+    /// A stick that is there already.
+    pub fn open(image: PathBuf, form: Form, mib: u64) -> Self {
+        Self { image, form, mib }
     }
 
     /// The file.

@@ -1,6 +1,6 @@
 //! USB sticks: plugged into a running node and pulled out again, through QEMU's control socket.
 
-use std::{path::Path, time::Duration};
+use std::{fs::File, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -34,6 +34,29 @@ impl Vm {
             "file": { "driver": "file", "filename": image },
         });
         self.qmp.execute("blockdev-add", medium)?;
+        self.attach(name)
+    }
+
+    /// Like [`Vm::plug`], with every write that reaches the stick recorded in a new file `log`; it can be read once the
+    /// stick is pulled.
+    pub fn plug_recorded(&mut self, name: &str, image: &Path, log: &Path) -> Result<()> {
+        let image = image.canonicalize().with_context(|| format!("no stick at {}", image.display()))?;
+        File::create(log).with_context(|| format!("failed to make {}", log.display()))?;
+        let log = log.canonicalize()?;
+        let recorder = json!({
+            "driver": "blklogwrites",
+            "node-name": name,
+            "file": { "driver": "raw", "file": { "driver": "file", "filename": image } },
+            "log": { "driver": "file", "filename": log },
+            "log-sector-size": 512,
+            // Each entry is counted at once: a stick is pulled at any time.
+            "log-super-update-interval": 1,
+        });
+        self.qmp.execute("blockdev-add", recorder)?;
+        self.attach(name)
+    }
+
+    fn attach(&mut self, name: &str) -> Result<()> {
         let device =
             json!({ "driver": "usb-storage", "id": name, "drive": name, "bus": "usb.0", "removable": true });
         self.qmp.execute("device_add", device).map(drop)

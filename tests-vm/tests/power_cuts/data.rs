@@ -4,15 +4,30 @@ use std::{collections::BTreeMap, fs, ops::Range, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 use cairn_model::NodeId;
+use cairn_tests_vm::replay::Disk;
 use cairn_trust::node::Verifier;
-use ext4_view::Ext4;
+use ext4_view::{Ext4, Ext4Read};
 use serde_json::Value;
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use crate::replay::{Disk, Part};
-
 /// Below the mount point.
 const STATE: &str = "/lib/cairn";
+
+/// The partition, as the reader of ext4 takes it.
+struct Volume {
+    disk: Disk,
+    start: u64,
+}
+
+impl Ext4Read for Volume {
+    fn read(
+        &mut self,
+        start: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
+        Ok(self.disk.read(self.start + start, bytes).map_err(|error| format!("{error:#}"))?)
+    }
+}
 
 /// How far the node had got. Each number may only grow.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,7 +50,7 @@ impl Progress {
 /// Takes up the partition as the node would after the cut. `None` where the superblock was torn in the middle: the node
 /// then has e2fsck repair it before it mounts.
 pub fn open(disk: &Disk, range: Range<u64>) -> Result<Option<Ext4>> {
-    match Ext4::load(Box::new(Part::new(disk, range))) {
+    match Ext4::load(Box::new(Volume { disk: disk.clone(), start: range.start })) {
         Ok(ext4) => Ok(Some(ext4)),
         Err(error) if error.to_string().contains("superblock checksum") => Ok(None),
         Err(error) => Err(error).context("the data partition does not parse"),

@@ -3,12 +3,10 @@
 use std::{collections::BTreeSet, io::Read, ops::Range};
 
 use anyhow::{Context, Result, ensure};
+use cairn_tests_vm::replay::{Disk, Part};
 use fatfs::{FileSystem, FsOptions};
 
-use crate::{
-    replay::{Disk, Part},
-    slots::Os,
-};
+use crate::slots::Os;
 
 /// An entry that the boot loader would show.
 #[derive(Debug, Clone, PartialEq, Eq)]

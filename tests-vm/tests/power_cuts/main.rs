@@ -7,8 +7,6 @@
 
 mod data;
 mod esp;
-mod log;
-mod replay;
 mod slots;
 mod worker;
 
@@ -28,10 +26,10 @@ use cairn_tests_vm::{
     os::{self, UPDATE_DEADLINE},
     shop,
     vm::run,
+    writes::{self, Entry, Log},
 };
 use gpt::GptConfig;
 
-use log::{Entry, Log};
 use slots::Os;
 use worker::{Sums, Worker};
 
@@ -39,7 +37,7 @@ use worker::{Sums, Worker};
 const STATES: usize = 20_000;
 
 /// Sectors at either end of a disk that hold its partition table.
-const TABLE: u64 = 34 * log::SECTOR;
+const TABLE: u64 = 34 * writes::SECTOR;
 
 /// What a recorded update leaves.
 #[derive(Debug)]
@@ -139,7 +137,7 @@ fn partitions(disk: &Path) -> Result<Vec<Range<u64>>> {
     let parts: Vec<_> = table
         .partitions()
         .values()
-        .map(|part| part.first_lba * log::SECTOR..(part.last_lba + 1) * log::SECTOR)
+        .map(|part| part.first_lba * writes::SECTOR..(part.last_lba + 1) * writes::SECTOR)
         .collect();
     ensure!(parts.len() == cairn_ota::layout::partitions().len(), "another layout: {parts:?}");
     Ok(parts)

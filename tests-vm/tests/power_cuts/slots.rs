@@ -4,8 +4,7 @@
 use std::{collections::BTreeSet, fs, ops::Range, path::Path};
 
 use anyhow::{Context, Result};
-
-use crate::replay::{BLOCK, Disk};
+use cairn_tests_vm::replay::{BLOCK, Disk};
 
 /// An OS as `cairn-image build` made it.
 #[derive(Debug)]

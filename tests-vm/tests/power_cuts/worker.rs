@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use cairn_ota::layout;
-use cairn_tests_vm::vm::run;
+use cairn_tests_vm::{
+    replay::{BLOCK, Disk},
+    vm::run,
+    writes::{Entry, Log},
+};
 use ext4_view::Ext4;
 use fastrand::Rng;
 use tokio::runtime::{Builder, Runtime};
@@ -19,8 +23,6 @@ use crate::{
     Recording,
     data::{self, Progress},
     esp::{self, Found},
-    log::{Entry, Log},
-    replay::{BLOCK, Disk},
     slots::{Os, Slots},
 };
 

@@ -15,8 +15,15 @@ const DISCARD: u64 = 4;
 /// What happened to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// `length` bytes were written at `start`; they stand at `data` in the log.
-    Write { start: u64, length: u64, data: u64 },
+    /// Bytes were written.
+    Write {
+        /// Where, in bytes.
+        start: u64,
+        /// How many.
+        length: u64,
+        /// Where they stand in the log.
+        data: u64,
+    },
     /// Everything before is on the disk.
     Flush,
 }

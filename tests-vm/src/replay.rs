@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::log::{Entry, Log, SECTOR};
+use crate::writes::{Entry, Log, SECTOR};
 
 /// The unit in which changes are looked up.
 pub const BLOCK: u64 = 4096;
@@ -203,16 +203,6 @@ impl Write for Part {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl ext4_view::Ext4Read for Part {
-    fn read(
-        &mut self,
-        start: u64,
-        bytes: &mut [u8],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
-        Ok(self.disk.read(self.range.start + start, bytes).map_err(|error| format!("{error:#}"))?)
     }
 }
 
