@@ -280,6 +280,12 @@ impl Bed {
         whole.map(|entry| entry.version).collect()
     }
 
+    /// Versions whose slot is whole and that have an entry, also one without tries left.
+    pub(crate) fn whole(&self) -> Vec<OsVersion> {
+        let whole = self.order().into_iter().filter(|entry| self.whole_slot(entry).is_some());
+        whole.map(|entry| entry.version).collect()
+    }
+
     /// Whether what the boot loader takes first is whole.
     pub(crate) fn first_is_whole(&self) -> bool {
         self.order().first().is_some_and(|entry| self.whole_slot(entry).is_some())

@@ -4,6 +4,7 @@ use std::{
     fs,
     fs::File,
     io::Write,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -174,27 +175,81 @@ fn what_a_power_cut_left_of_a_rename_is_never_taken_for_the_entry() {
     }
 }
 
-#[test]
-fn a_good_os_is_kept_where_the_esp_has_no_room_for_a_copy() {
+/// What `change` says on an ESP with these entries and not a byte of room, and which entries are whole then; `None` where
+/// nothing can be mounted.
+fn on_full_esp(
+    names: &[&str],
+    change: impl FnOnce(&SystemdBoot) -> Result<(), BootError>,
+) -> Option<(Result<(), BootError>, Vec<String>)> {
     let folder = tempfile::tempdir().unwrap();
     let mount =
         |args: &[&str]| Command::new("mount").args(args).arg(folder.path()).status().unwrap().success();
     if !mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"]) {
         eprintln!("not root: no file system that is full was tried");
-        return;
+        return None;
     }
     let entries = folder.path().join("EFI/Linux");
     fs::create_dir_all(&entries).unwrap();
-    fs::write(entries.join("cairn_2+2-1.efi"), image('2')).unwrap();
-    fs::write(entries.join("cairn_2.efi"), b"").unwrap();
+    for name in names {
+        let content = if name.ends_with("+0-0.efi") { Vec::new() } else { image('2') };
+        fs::write(entries.join(name), content).unwrap();
+    }
     fs::write(folder.path().join("filler"), vec![1; 1 << 20]).unwrap_err();
-    let outcome = SystemdBoot::new(folder.path(), &version("2")).bless(&version("2"));
-    let left: Vec<_> = fs::read_dir(&entries).unwrap().map(|found| found.unwrap().file_name()).collect();
-    let content = fs::read(entries.join("cairn_2.efi"));
+    let outcome = change(&SystemdBoot::new(folder.path(), &version("2")));
+    let mut whole: Vec<String> = fs::read_dir(&entries)
+        .unwrap()
+        .map(|found| found.unwrap())
+        .filter(|found| fs::read(found.path()).unwrap() == image('2'))
+        .map(|found| found.file_name().into_string().unwrap())
+        .collect();
+    whole.sort();
     Command::new("umount").arg(folder.path()).status().unwrap();
+    Some((outcome, whole))
+}
+
+#[test]
+fn a_good_os_is_kept_where_the_esp_has_no_room_for_a_copy() {
+    // The second one is what a power cut left of a rename.
+    let names = ["cairn_2+2-1.efi", "cairn_2+0-0.efi"];
+    let Some((outcome, whole)) = on_full_esp(&names, |boot| boot.bless(&version("2"))) else { return };
     outcome.unwrap();
-    assert_eq!(left, ["cairn_2.efi"]);
-    assert_eq!(content.unwrap(), image('2'));
+    assert_eq!(whole, ["cairn_2.efi"]);
+}
+
+#[test]
+fn without_room_for_a_copy_what_runs_is_not_set_aside() {
+    let names = ["cairn_1+3-0.efi", "cairn_2.efi"];
+    let Some((outcome, whole)) = on_full_esp(&names, |boot| boot.make_next(&version("1"))) else { return };
+    assert!(matches!(outcome, Err(BootError::Full { .. })), "{outcome:?}");
+    assert_eq!(whole, names, "the loader takes what runs");
+}
+
+#[test]
+fn what_is_set_aside_is_copied_and_never_renamed() {
+    let inode = |esp: &Esp, name: &str| fs::metadata(esp.folder.join(name)).unwrap().ino();
+    let esp = esp(&["cairn_1+3-0.efi", "cairn_2.efi"]);
+    let before = inode(&esp, "cairn_2.efi");
+    // Another name of the file, so that its number is not given to a new one.
+    fs::hard_link(esp.folder.join("cairn_2.efi"), esp.boot_folder().join("held")).unwrap();
+    esp.boot.make_next(&version("1")).unwrap();
+    assert_eq!(esp.names(), ["cairn_1+3-0.efi", "cairn_2+0-1.efi"]);
+    assert_ne!(inode(&esp, "cairn_2+0-1.efi"), before, "on vfat a rename has moments without either name");
+    assert_eq!(fs::read(esp.folder.join("cairn_2+0-1.efi")).unwrap(), image('2'));
+}
+
+#[test]
+fn a_downgrade_that_a_power_cut_ended_between_copy_and_old_name_goes_on() {
+    for left in [["cairn_2.efi", "cairn_2+0-1.efi"], ["cairn_2+0-1.efi", "cairn_2+0-0.efi"]] {
+        let esp = esp(&["cairn_1+3-0.efi", left[0], left[1]]);
+        if left[1].ends_with("+0-0.efi") {
+            fs::write(esp.folder.join(left[1]), b"").unwrap();
+        }
+        let boot = SystemdBoot::new(esp.boot_folder(), &version("2"));
+        assert!(boot.entries().unwrap().iter().all(|entry| entry.root_hash.is_some()), "{left:?}");
+        boot.make_next(&version("1")).unwrap();
+        assert_eq!(esp.names(), ["cairn_1+3-0.efi", "cairn_2+0-1.efi"], "{left:?}");
+        assert_eq!(fs::read(esp.folder.join("cairn_2+0-1.efi")).unwrap(), image('2'));
+    }
 }
 
 #[test]
