@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use cairn_ota::OsVersion;
-use cairn_ota::layout::MIB;
+use cairn_ota::layout::{ESP_SIZE, MIB};
 use sha2::{Digest, Sha256};
 
 use crate::base::{self, Identity};
@@ -17,7 +17,7 @@ use crate::tree::{Node, Tree};
 use crate::users::Users;
 use crate::{sbom, uki};
 
-/// Where every store path lies.
+/// What every store path begins with, on the machine that runs them.
 const STORE: &str = "/nix/store/";
 
 /// Largest list of store paths that is read: a desktop has some 3,000.
@@ -26,22 +26,32 @@ const MAX_LIST: u64 = MIB;
 /// Largest closure that is put into memory. What fits a slot has a third of it, for it is compressed there.
 const MAX_CLOSURE: u64 = 1024 * MIB;
 
+/// Largest kernel image, initrd and all: the ESP takes the running one, the new one, and one that is being written, beside
+/// the boot loader.
+const MAX_KERNEL_IMAGE: u64 = (ESP_SIZE - 4 * MIB) / 3;
+
 /// How a closure is made smaller, for whoever reads that it is too large.
 const CURE: &str = "take packages out of the configuration that imports nixosModules.appliance: \
                     `nix path-info -rsS` of system.build.toplevel tells the large ones";
 
-/// Mount points, and what must be there before anything is mounted.
-const FOLDERS: [(&str, u32); 11] = [
+/// Mount points, and what must be there before anything is mounted. Nothing can be made later: systemd stops where /usr is
+/// empty, and NixOS makes /bin, /home and /srv where they are missing.
+const FOLDERS: [(&str, u32); 16] = [
+    ("bin", 0o755),
     ("boot", 0o755),
     ("dev", 0o755),
     ("etc", 0o755),
+    ("home", 0o755),
     ("nix", 0o755),
     ("nix/store", 0o755),
     ("proc", 0o555),
     ("root", 0o700),
     ("run", 0o755),
+    ("srv", 0o755),
     ("sys", 0o555),
     ("tmp", 0o1777),
+    ("usr", 0o755),
+    ("usr/bin", 0o755),
     ("var", 0o755),
 ];
 
@@ -54,6 +64,8 @@ pub struct Request {
     pub packages: PathBuf,
     /// File with the store paths.
     pub closure: PathBuf,
+    /// Folder that they are read from: `/nix/store`, or that of another root.
+    pub store: PathBuf,
     /// The system's kernel.
     pub kernel: PathBuf,
     /// The system's initrd.
@@ -84,7 +96,7 @@ pub fn build(request: &Request, progress: &mut dyn FnMut(&str)) -> Result<Manife
     progress("unpacking the tools");
     let tools = Tools::unpack(&lock.tools, &request.packages, &scratch.path().join("tools"), epoch)?;
     progress(&format!("reading the closure, {} store paths", names.len()));
-    let tree = root_of(Path::new(STORE), &names, MAX_CLOSURE)?;
+    let tree = root_of(&request.store, &names, MAX_CLOSURE)?;
     let Request { version, compatible, .. } = request;
     let identity = Identity { version, compatible, epoch, test: false };
     let os_release = identity.os_release()?.replace("ID_LIKE=debian", "ID_LIKE=nixos");
@@ -101,7 +113,9 @@ pub fn build(request: &Request, progress: &mut dyn FnMut(&str)) -> Result<Manife
             uki::Section { name: ".initrd", content: &initrd },
             uki::Section { name: ".linux", content: &kernel },
         ];
-        uki::assemble(&stub, &sections)
+        let image = uki::assemble(&stub, &sections)?;
+        ensure_fits_esp(image.len() as u64, initrd.len() as u64)?;
+        Ok(image)
     };
     let manifest = Manifest {
         schema: build::MANIFEST_SCHEMA,
@@ -123,6 +137,19 @@ pub fn build(request: &Request, progress: &mut dyn FnMut(&str)) -> Result<Manife
     build::finish(rooted, &tools, scratch.path(), &request.output, false, progress).with_context(|| {
         format!("the closure does not become an image of {compatible}; if it is too large, {CURE}")
     })
+}
+
+/// A node that could take no update must not be made.
+fn ensure_fits_esp(image: u64, initrd: u64) -> Result<()> {
+    ensure!(
+        image <= MAX_KERNEL_IMAGE,
+        "the kernel image has {} MiB, {} of them the initrd, and the ESP takes three of {} MiB; shorten \
+         boot.initrd.availableKernelModules, or set boot.initrd.compressor = \"xz\"",
+        image.div_ceil(MIB),
+        initrd.div_ceil(MIB),
+        MAX_KERNEL_IMAGE / MIB
+    );
+    Ok(())
 }
 
 /// The names of the store paths that a file lists, sorted.

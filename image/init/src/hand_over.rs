@@ -38,8 +38,8 @@ pub(crate) fn run(disk: &Disk, sealed: bool) -> Outcome<Infallible> {
     if let Err(why) = provide_machine_id() {
         log(&why);
     }
-    name_own_partitions(disk)?;
-    pass_on_provision(sealed)?;
+    name_own_partitions(NEW_ROOT, disk)?;
+    pass_on_provision(NEW_ROOT, sealed)?;
     let mut environment = Vec::new();
     if sealed {
         environment.push(c_string(&format!("CREDENTIALS_DIRECTORY={CREDENTIALS}"))?);
@@ -66,6 +66,13 @@ pub(crate) fn run(disk: &Disk, sealed: bool) -> Outcome<Infallible> {
     execve(&program, &[&program], &environment).map_err(|error| format!("failed to start {SYSTEMD}: {error}"))
 }
 
+/// What the new system is given by an initrd that moves its own /run there. The machine's id is left to systemd, which
+/// takes the same one where the command line says `systemd.machine_id=firmware`.
+pub(crate) fn tell(disk: &Disk) -> Outcome<()> {
+    name_own_partitions("", disk)?;
+    pass_on_provision("", false)
+}
+
 fn c_string(text: &str) -> Outcome<CString> {
     CString::new(text).map_err(|_| format!("'{text}' holds a NUL"))
 }
@@ -89,8 +96,8 @@ fn provide_machine_id() -> Outcome<()> {
 
 /// Names the partitions of the disk that was booted, for fstab. A stick with another Cairn on it has partitions with the
 /// same labels: by label, the wrong ones could be mounted, and updated.
-fn name_own_partitions(disk: &Disk) -> Outcome<()> {
-    let folder = format!("{NEW_ROOT}/run/udev/rules.d");
+fn name_own_partitions(root: &str, disk: &Disk) -> Outcome<()> {
+    let folder = format!("{root}/run/udev/rules.d");
     fs::create_dir_all(&folder).map_err(|error| format!("failed to create {folder}: {error}"))?;
     let file = format!("{folder}/61-cairn-boot-disk.rules");
     fs::write(&file, udev_rule(disk)).map_err(|error| format!("failed to write {file}: {error}"))
@@ -106,25 +113,24 @@ fn udev_rule(disk: &Disk) -> String {
 }
 
 /// Puts what the machine is told to where systemd finds it.
-fn pass_on_provision(sealed: bool) -> Outcome<()> {
+fn pass_on_provision(root: &str, sealed: bool) -> Outcome<()> {
     let table = fs::read("/sys/firmware/dmi/tables/DMI").unwrap_or_default();
     let smbios = credentials::from_smbios(&table);
     let told = provision::combine(smbios, provision::from_esp(Path::new(STUB_CREDENTIALS)), sealed);
     if sealed || !told.credentials.is_empty() {
         let folder = if sealed { CREDENTIALS } else { INITRD_CREDENTIALS };
-        write_all(folder, 0o700, &told.credentials, 0o400)?;
+        write_all(&format!("{root}{folder}"), 0o700, &told.credentials, 0o400)?;
     }
     if !told.networks.is_empty() {
-        write_all(NETWORKS, 0o755, &told.networks, 0o644)?;
+        write_all(&format!("{root}{NETWORKS}"), 0o755, &told.networks, 0o644)?;
     }
     Ok(())
 }
 
 /// Writes files to a folder of the new system.
 fn write_all(folder: &str, mode: u32, files: &[provision::Credential], file_mode: u32) -> Outcome<()> {
-    let folder = format!("{NEW_ROOT}{folder}");
-    fs::create_dir_all(&folder).map_err(|error| format!("failed to create {folder}: {error}"))?;
-    set_mode(&folder, mode)?;
+    fs::create_dir_all(folder).map_err(|error| format!("failed to create {folder}: {error}"))?;
+    set_mode(folder, mode)?;
     for (name, value) in files {
         let path = format!("{folder}/{name}");
         fs::write(&path, value).map_err(|error| format!("failed to write {path}: {error}"))?;
@@ -141,6 +147,14 @@ fn set_mode(path: &str, mode: u32) -> Outcome<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn partitions_are_named_in_the_run_of_the_root_that_is_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        name_own_partitions(&root.path().display().to_string(), &Disk::named("sda")).unwrap();
+        let rule = fs::read_to_string(root.path().join("run/udev/rules.d/61-cairn-boot-disk.rules")).unwrap();
+        assert_eq!(rule, udev_rule(&Disk::named("sda")));
+    }
 
     #[test]
     fn only_partitions_of_the_booted_disk_get_its_names() {

@@ -1,7 +1,7 @@
 //! The initrd's only program: loads the drivers it was given, finds the root by its hash, has the kernel verify every
 //! block of it, and hands over to systemd. It must never run anything that is not covered by the root hash. Where the
 //! root turns out damaged it has the boot loader take the other slot; on any other failure it reboots, so that the
-//! loader's counter runs.
+//! loader's counter runs. In an initrd of somebody else's (NixOS's), `cairn-init attach` does no more than mount the root.
 
 mod block;
 mod check;
@@ -31,7 +31,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 
 use crate::fall_over::{Next, Trouble};
 use crate::hand_over::NEW_ROOT;
-use crate::slot::Slot;
+use crate::slot::{Among, Slot};
 use crate::verity::RootHash;
 
 /// What is done to find and mount the root ends in this or in systemd.
@@ -43,7 +43,14 @@ const MAPPED: &str = "root";
 /// How long the root is looked for on disks whose drivers are loaded first: those show up at once.
 const FIRST_PATIENCE: Duration = Duration::from_millis(300);
 
-/// How long it is looked for on all others; USB disks may need long.
+/// How long it is looked for on the other disks that a machine is built with, before anything that is plugged in counts:
+/// loading a driver waits for the disks behind it, but for cards.
+const BUILT_IN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same once USB has been loaded, so that all that is plugged in has shown up, and two of a kind are seen.
+const PLUGGED_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it is looked for on any disk; USB disks may need long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a message stays on the console before the reboot.
@@ -67,7 +74,15 @@ impl From<String> for Stop {
 }
 
 fn main() {
-    let Err(stop) = start();
+    let stop = if is_service() {
+        match attach() {
+            Ok(()) => return,
+            Err(stop) => stop,
+        }
+    } else {
+        let Err(stop) = start();
+        stop
+    };
     let pause = match stop {
         Stop::Failed(why) => {
             log(&format!("{why}; rebooting"));
@@ -78,6 +93,23 @@ fn main() {
     std::thread::sleep(pause);
     nix::unistd::sync();
     let _ = reboot(RebootMode::RB_AUTOBOOT);
+}
+
+/// Whether it was started as `cairn-init attach`. The kernel gives the words of its command line to its first program,
+/// which must not be talked out of its checks by one.
+fn is_service() -> bool {
+    std::process::id() != 1 && std::env::args().nth(1).as_deref() == Some("attach")
+}
+
+/// One service of an initrd that has loaded the drivers already: mounts the verified root, for systemd to switch to.
+/// UUIDs and labels in the partition table are those that were flashed, so no generator of systemd's finds an update.
+fn attach() -> Result<(), Stop> {
+    let root_hash = command_line::root_hash(&read("/proc/cmdline")?)?;
+    let looked = look(&root_hash, BUILT_IN_PATIENCE + PLUGGED_PATIENCE);
+    let slot = looked.and_then(|slot| slot.map_or_else(|| take_any(&root_hash), Ok));
+    let slot = slot.map_err(|trouble| Stop::Trouble(trouble, root_hash))?;
+    mount_sound(&slot, root_hash)?;
+    Ok(hand_over::tell(&slot.disk)?)
 }
 
 /// Never returns but with the reason why the machine cannot start.
@@ -92,12 +124,18 @@ fn start() -> Result<Infallible, Stop> {
         command_line::ensure_unchanged(expected, &actual)?;
     }
     let root_hash = command_line::root_hash(&actual)?;
-    let slot = find_slot(&root_hash).ok_or(Stop::Trouble(Trouble::Missing, root_hash))?;
-    if let Some(block) = count_and_check(&slot, &root_hash)? {
-        return Err(Stop::Trouble(Trouble::Damaged { disk: slot.disk, root: slot.root, block }, root_hash));
-    }
-    mount_root(&slot, &root_hash)?;
+    let slot = find_slot(&root_hash).map_err(|trouble| Stop::Trouble(trouble, root_hash))?;
+    mount_sound(&slot, root_hash)?;
     Ok(hand_over::run(&slot.disk, sealed.is_some())?)
+}
+
+/// Mounts a root that is not known to be damaged.
+fn mount_sound(slot: &Slot, root_hash: RootHash) -> Result<(), Stop> {
+    if let Some(block) = count_and_check(slot, &root_hash)? {
+        let damaged = Trouble::Damaged { disk: slot.disk.clone(), root: slot.root.clone(), block };
+        return Err(Stop::Trouble(damaged, root_hash));
+    }
+    Ok(mount_root(slot, &root_hash)?)
 }
 
 /// The parts of the list of modules, each needed later than the one before.
@@ -106,12 +144,29 @@ fn modules(part: usize) -> String {
     list.split("--\n").nth(part).unwrap_or_default().to_owned()
 }
 
-fn find_slot(root_hash: &RootHash) -> Option<Slot> {
-    load_modules(&modules(0));
-    slot::find(root_hash, FIRST_PATIENCE).or_else(|| {
-        load_modules(&modules(1));
-        slot::find(root_hash, PATIENCE)
-    })
+fn find_slot(root_hash: &RootHash) -> Result<Slot, Trouble> {
+    for (part, patience) in [FIRST_PATIENCE, BUILT_IN_PATIENCE, PLUGGED_PATIENCE].into_iter().enumerate() {
+        load_modules(&modules(part));
+        if let Some(slot) = look(root_hash, patience)? {
+            return Ok(slot);
+        }
+    }
+    take_any(root_hash)
+}
+
+/// The slot on a disk that is built in.
+fn look(root_hash: &RootHash, patience: Duration) -> Result<Option<Slot>, Trouble> {
+    slot::find(root_hash, Among::BuiltIn, patience).map_err(Trouble::Alike)
+}
+
+/// The slot on any disk, once all have had their time.
+fn take_any(root_hash: &RootHash) -> Result<Slot, Trouble> {
+    let slot = slot::find(root_hash, Among::All, PATIENCE).map_err(Trouble::Alike)?;
+    let slot = slot.ok_or(Trouble::Missing)?;
+    if slot.disk.is_pluggable() {
+        log(&format!("no disk that is built in holds the system: it is taken from {}", slot.disk.name()));
+    }
+    Ok(slot)
 }
 
 /// Counts this start on the disk before anything can go wrong. Where the last one never became a complete boot, all of
@@ -143,7 +198,7 @@ fn count_and_check(slot: &Slot, root_hash: &RootHash) -> Outcome<Option<u64>> {
 
 /// Has the boot loader take another slot, or says that there is none; returns how long to wait before the reboot.
 fn give_way(trouble: &Trouble, root_hash: &RootHash) -> Duration {
-    load_modules(&modules(2));
+    load_modules(&modules(3));
     match fall_over::run(trouble, root_hash) {
         Next::OtherEntry(why) => {
             log(&format!("{why}; rebooting into the other system"));
@@ -194,6 +249,7 @@ fn load_modules(list: &str) {
 
 fn mount_root(slot: &Slot, root_hash: &RootHash) -> Outcome<()> {
     let device = mapper::open_verified(MAPPED, slot, root_hash, mapper::Reaction::Restart)?;
+    let _ = fs::create_dir_all(NEW_ROOT);
     mount(Some(device.as_str()), NEW_ROOT, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>)
         .map_err(|error| format!("failed to mount the verified root: {error}"))?;
     log(&format!("verified root is on {}", slot.root));

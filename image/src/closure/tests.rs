@@ -50,6 +50,14 @@ fn refuses_a_closure_that_no_slot_takes_and_says_how_to_make_it_smaller() {
 }
 
 #[test]
+fn refuses_a_kernel_image_of_which_three_do_not_fit_the_esp() {
+    assert!(ensure_fits_esp(MAX_KERNEL_IMAGE, MIB).is_ok());
+    let said = ensure_fits_esp(MAX_KERNEL_IMAGE + 1, 40 * MIB).unwrap_err().to_string();
+    assert!(said.contains("40 of them the initrd") && said.contains("boot.initrd.compressor"), "{said}");
+    assert!(3 * MAX_KERNEL_IMAGE < ESP_SIZE);
+}
+
+#[test]
 fn a_kernel_says_its_release() {
     let mut kernel = vec![0; 0x400];
     kernel[0x202..0x206].copy_from_slice(b"HdrS");

@@ -19,6 +19,9 @@ pub(crate) struct AssembleArgs {
     /// File that names the store paths of the system's closure, one a line.
     #[arg(long, value_name = "FILE")]
     closure: PathBuf,
+    /// Folder that holds the store paths, where that is not the store of this machine.
+    #[arg(long, value_name = "FOLDER", default_value = "/nix/store")]
+    store: PathBuf,
     /// The system's kernel.
     #[arg(long)]
     kernel: PathBuf,
@@ -41,10 +44,18 @@ pub(crate) struct AssembleArgs {
 
 /// Builds, and tells the root hash.
 pub(crate) fn run(args: AssembleArgs) -> Result<()> {
-    let AssembleArgs { lock, packages, closure, kernel, initrd, command_line, version, compatible, output } =
-        args;
-    let request =
-        Request { lock, packages, closure, kernel, initrd, command_line, version, compatible, output };
+    let request = Request {
+        lock: args.lock,
+        packages: args.packages,
+        closure: args.closure,
+        store: args.store,
+        kernel: args.kernel,
+        initrd: args.initrd,
+        command_line: args.command_line,
+        version: args.version,
+        compatible: args.compatible,
+        output: args.output,
+    };
     let manifest = closure::build(&request, &mut |step| println!("image: {step}"))?;
     println!("root hash {}", manifest.root_hash);
     Ok(())
