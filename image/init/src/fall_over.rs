@@ -20,6 +20,9 @@ pub(crate) enum Trouble {
         /// The first such block.
         block: u64,
     },
+    /// Several disks hold this system, and nothing tells which is the machine's: the wrong one would bring its own
+    /// identity and data.
+    Alike(Vec<Disk>),
 }
 
 impl Trouble {
@@ -28,6 +31,10 @@ impl Trouble {
         match self {
             Self::Missing => format!("no disk holds a sound system with root hash {root_hash}"),
             Self::Damaged { root, block, .. } => format!("the system on {root} is damaged (block {block})"),
+            Self::Alike(disks) => {
+                let names: Vec<&str> = disks.iter().map(Disk::name).collect();
+                format!("the disks {} hold the same system", names.join(" and "))
+            }
         }
     }
 
@@ -35,8 +42,14 @@ impl Trouble {
     fn disks(&self) -> Vec<Disk> {
         let ours = |disk: &Disk| disk.layout().is_some_and(|layout| !layout.slots.is_empty());
         match self {
-            Self::Missing => block::disks().into_iter().filter(ours).collect(),
+            // What somebody has plugged in comes last: its entries are not those that led here.
+            Self::Missing => {
+                let mut disks: Vec<Disk> = block::disks().into_iter().filter(ours).collect();
+                disks.sort_by_key(Disk::is_pluggable);
+                disks
+            }
             Self::Damaged { disk, .. } => vec![disk.clone()],
+            Self::Alike(_) => Vec::new(),
         }
     }
 }
@@ -53,6 +66,9 @@ pub(crate) enum Next {
 /// Marks the entries of this root as spent, on the first disk that has any.
 pub(crate) fn run(trouble: &Trouble, root_hash: &RootHash) -> Next {
     let why = trouble.describe(root_hash);
+    if matches!(trouble, Trouble::Alike(_)) {
+        return Next::Nothing(advice_on_twins(&why));
+    }
     let disks = trouble.disks();
     for disk in &disks {
         match esp::mark_spent(disk, root_hash) {
@@ -81,9 +97,30 @@ fn advice(why: &str, disk: Option<&Disk>) -> String {
     )
 }
 
+/// The same where a disk too many is connected.
+fn advice_on_twins(why: &str) -> String {
+    format!(
+        "\n*** This machine does not start: {why}, ***\n\
+         *** and nothing tells which of them is the machine's own. None has been written to.\n\
+         Unplug the one that does not belong to this machine, or erase it in another one.\n\
+         The machine starts again in a minute.\n\n"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_disks_alike_none_is_taken_and_the_console_says_why() {
+        let hash = RootHash::parse(&"0a".repeat(32)).unwrap();
+        let alike = Trouble::Alike(vec![Disk::named("sda"), Disk::named("sdb")]);
+        let Next::Nothing(text) = run(&alike, &hash) else { panic!("no entry is to be changed") };
+        for part in ["the disks sda and sdb hold the same system", "Unplug the one", "None has been written"]
+        {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
 
     #[test]
     fn the_console_says_what_is_wrong_and_what_to_do() {

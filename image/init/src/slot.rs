@@ -1,5 +1,6 @@
 //! Slots: finds the one whose hash tree is the one that the kernel command line names. UUIDs and labels are those that
-//! were flashed, whatever has been written to the slot since; only its content tells.
+//! were flashed, whatever has been written to the slot since; only its content tells. A stick may have the same content,
+//! and brings a data partition of its own: a disk that is built in goes first, and none is taken by chance.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -24,17 +25,56 @@ pub(crate) struct Slot {
     pub(crate) superblock: Superblock,
 }
 
-/// Looks until one disk shows the slot, or until patience is at its end.
-pub(crate) fn find(root_hash: &RootHash, patience: Duration) -> Option<Slot> {
+/// Which disks may be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Among {
+    /// Those that are built in: they may not all have shown up yet.
+    BuiltIn,
+    /// All, where none that is built in has the slot.
+    All,
+}
+
+/// Looks until a disk shows the slot, or until patience is at its end.
+///
+/// # Errors
+/// The disks, where several have it and nothing tells which is the machine's.
+pub(crate) fn find(
+    root_hash: &RootHash,
+    among: Among,
+    patience: Duration,
+) -> Result<Option<Slot>, Vec<Disk>> {
     let deadline = Instant::now() + patience;
     loop {
-        if let Some(slot) = block::disks().into_iter().find_map(|disk| on_disk(disk, root_hash)) {
-            return Some(slot);
+        let found = block::disks().into_iter().filter_map(|disk| on_disk(disk, root_hash));
+        match choose(found.map(|slot| (slot.disk.is_pluggable(), slot)).collect(), among) {
+            Choice::One(slot) => return Ok(Some(slot)),
+            Choice::Alike(slots) => return Err(slots.into_iter().map(|slot| slot.disk).collect()),
+            Choice::None if Instant::now() >= deadline => return Ok(None),
+            Choice::None => std::thread::sleep(PAUSE),
         }
-        if Instant::now() >= deadline {
-            return None;
-        }
-        std::thread::sleep(PAUSE);
+    }
+}
+
+/// What one look comes to.
+#[derive(Debug, PartialEq, Eq)]
+enum Choice<T> {
+    None,
+    One(T),
+    Alike(Vec<T>),
+}
+
+/// Of those found, each with whether it can be plugged in. The partition's UUID that the boot loader was loaded from tells
+/// nothing: it is the same in every image, and in every copy of a disk.
+fn choose<T>(found: Vec<(bool, T)>, among: Among) -> Choice<T> {
+    let (plugged, built_in): (Vec<_>, Vec<_>) = found.into_iter().partition(|(pluggable, _)| *pluggable);
+    let of = |disks: Vec<(bool, T)>| disks.into_iter().map(|(_, disk)| disk).collect::<Vec<T>>();
+    let mut best = match among {
+        Among::All if built_in.is_empty() => of(plugged),
+        _ => of(built_in),
+    };
+    match best.len() {
+        0 | 1 => best.pop().map_or(Choice::None, Choice::One),
+        _ => Choice::Alike(best),
     }
 }
 
@@ -70,6 +110,25 @@ mod tests {
     use super::*;
     use crate::verity::BLOCK;
     use crate::verity::tests::sample;
+
+    #[test]
+    fn a_stick_with_the_same_system_is_never_taken_for_the_machines_disk() {
+        let check = |disks: &[&'static str], early: Choice<&str>, late: Choice<&str>| {
+            // Disks on USB are called u, the others have it.
+            let found = || disks.iter().map(|disk| (disk.starts_with('u'), *disk)).collect();
+            assert_eq!(choose(found(), Among::BuiltIn), early, "{disks:?}, others may still show up");
+            assert_eq!(choose(found(), Among::All), late, "{disks:?}, all have shown up");
+        };
+        check(&[], Choice::None, Choice::None);
+        check(&["sda"], Choice::One("sda"), Choice::One("sda"));
+        check(&["usb1"], Choice::None, Choice::One("usb1"));
+        check(&["usb1", "sda"], Choice::One("sda"), Choice::One("sda"));
+        check(&["sda", "usb1", "usb2"], Choice::One("sda"), Choice::One("sda"));
+        check(&["usb1", "usb2"], Choice::None, Choice::Alike(vec!["usb1", "usb2"]));
+        let both = || Choice::Alike(vec!["nvme0n1", "sda"]);
+        check(&["nvme0n1", "sda"], both(), both());
+        check(&["nvme0n1", "usb1", "sda"], both(), both());
+    }
 
     #[test]
     fn a_superblock_that_speaks_of_more_than_there_is_is_no_match() {
