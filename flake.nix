@@ -49,7 +49,7 @@
       then each make
       else {};
   in {
-    # The programs, the image and the release on the Debian base, and the image on the NixOS base.
+    # The programs; image and release on the Debian base, and the same on the NixOS base.
     packages = each (system: (on system).packages);
 
     # vm: boots the image on a throw-away disk. demo: a hub and such a node. flash: writes the image to a disk.
@@ -69,7 +69,10 @@
     nixosConfigurations.appliance = nixpkgs.lib.nixosSystem {
       modules = [
         self.nixosModules.appliance
-        {nixpkgs.hostPlatform = "x86_64-linux";}
+        {
+          nixpkgs.hostPlatform = "x86_64-linux";
+          cairn.appliance.debian = given debian;
+        }
       ];
     };
 

@@ -57,6 +57,8 @@ in {
       serviceConfig.LoadCredential = credentials;
     };
     users.groups.cairn = {};
+    # The rule that has a stick mounted; without it nothing starts cairn-media@.service.
+    services.udev.packages = lib.mkIf cfg.media.enable [cfg.package];
 
     boot.kernelModules = ["overlay" "bridge" "br_netfilter" "veth" "nf_tables"];
     boot.kernel.sysctl = {

@@ -18,6 +18,28 @@ in {
       description = "Which machines it is for: a node takes only releases with the same string.";
     };
 
+    patchFrom = mkOption {
+      type = types.listOf types.path;
+      default = [];
+      description = "Earlier images or releases: `release-nixos` brings a patch from each.";
+    };
+
+    healthCommand = mkOption {
+      type = types.listOf types.str;
+      default = [];
+      example = ["/run/current-system/sw/bin/systemctl" "is-active" "my-app"];
+      description = "Command that must end with 0 on a node before a release is kept there, as an argument list.";
+    };
+
+    debian = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      description = ''
+        Folder with `mirror.json` (`{"debian": URL, "security": URL}`), where the tools that make the file systems and the
+        boot loader are fetched from. Without one they come from snapshot.debian.org, by the day of the lock.
+      '';
+    };
+
     kernelParams = mkOption {
       type = types.listOf types.str;
       default = ["console=ttyS0"];

@@ -63,6 +63,16 @@ in {
       description = "Where replicas get their addresses from, on this node alone: a /16.";
     };
 
+    media.enable = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether USB sticks carry what the node runs, and its reports: every stick that is plugged in is mounted read-only
+        below `/run/cairn/media`, for the agent alone. Leave it off on a machine whose sticks are somebody else's, or that
+        has a disk of its own on USB. The appliance has it on.
+      '';
+    };
+
     settings = mkOption {
       type = types.submodule {freeformType = toml.type;};
       default = {};

@@ -18,9 +18,11 @@
 
   named = of "mirror.json" null;
   mirror =
-    if named == null
-    then throw "no Debian mirror is named; write this machine's with `cairn-image mirror > FOLDER/mirror.json`, and give --override-input debian path:FOLDER (`./x nix` does both)"
-    else builtins.fromJSON (builtins.readFile named);
+    if named != null
+    then builtins.fromJSON (builtins.readFile named)
+    else if fetchurl != null
+    then {}
+    else throw "no Debian mirror is named; write this machine's with `cairn-image mirror > FOLDER/mirror.json`, and give --override-input debian path:FOLDER (`./x nix` does both)";
 
   # Debian's mirrors drop what is superseded; this archive keeps it, by the time at which the lock was solved.
   snapshot = archive: let
@@ -42,7 +44,7 @@
     then wrong package "no SHA-256 in lower-case hex"
     else if builtins.match "pool/[^ ]*\\.deb" (package.path or "") == null
     then wrong package "a path that is not below pool/"
-    else if !(builtins.hasAttr (package.archive or "") mirror)
+    else if named != null && !(builtins.hasAttr (package.archive or "") mirror)
     then wrong package "an archive that mirror.json names no address of"
     else package;
 
@@ -54,14 +56,18 @@
     below = base: "${base}/${package.path}${cure}";
     name = fileName package;
     inherit (package) sha256;
-    url = below mirror.${package.archive};
   in
     if fetchurl == null
-    then import <nix/fetchurl.nix> {inherit name sha256 url;}
+    then
+      import <nix/fetchurl.nix> {
+        inherit name sha256;
+        url = below mirror.${package.archive};
+      }
     else
       fetchurl {
         inherit name sha256;
-        urls = [url (below (snapshot package.archive))];
+        # The mirror that was named, if any, and then the archive of all days.
+        urls = map below (builtins.filter (base: base != null) [(mirror.${package.archive} or null) (snapshot package.archive)]);
       };
 in {
   inherit lockFile;

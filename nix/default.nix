@@ -49,7 +49,7 @@
       })
       wanted);
 
-  # There is no lock of arm64 packages, of which the tools are too; and NixOS comes from nixpkgs alone.
+  # An image needs a boot loader, tools and partition types, all of which are amd64's; and NixOS comes from nixpkgs alone.
   onDebian =
     if system == "x86_64-linux"
     then {
@@ -58,10 +58,14 @@
       image-test = (appliance {test = true;}).image;
     }
     else {};
+  nixos = self.nixosConfigurations.appliance.config.system.build;
   onNixos =
     if prebuilt || system != "x86_64-linux"
     then {}
-    else {image-nixos = self.nixosConfigurations.appliance.config.system.build.cairnImage;};
+    else {
+      image-nixos = nixos.cairnImage;
+      release-nixos = nixos.cairnRelease;
+    };
   usable = !prebuilt || system == "x86_64-linux";
 in {
   inherit appliance;

@@ -40,28 +40,50 @@
     "CARGO_TARGET_${lib.toUpper (lib.replaceStrings ["-"] ["_"] rustcTarget)}_RUSTFLAGS" = "-C target-feature=+crt-static";
   };
 
-  # Puts the files of one part of dist/ where NixOS looks for them, with the programs' paths in the store.
-  withDist = part: drv:
+  # Where NixOS has what the units start, and what the agent starts itself.
+  storePaths = {
+    "/usr/bin/mount" = "${pkgs.util-linux}/bin/mount";
+    "/usr/bin/umount" = "${pkgs.util-linux}/bin/umount";
+    "/usr/sbin/blockdev" = "${pkgs.util-linux}/bin/blockdev";
+    "/usr/bin/rmdir" = "${pkgs.coreutils}/bin/rmdir";
+    "/usr/sbin/modprobe" = "${pkgs.kmod}/bin/modprobe";
+  };
+  mounters = ["/usr/bin/mount" "/usr/bin/umount" "/usr/sbin/blockdev"];
+
+  # Puts the files of parts of dist/ where NixOS looks for them, with the programs' paths in the store. A path that was
+  # forgotten stops the build. Which units are started is up to the modules; the console's is the appliance's.
+  withDist = parts: drv:
     drv.overrideAttrs (old: {
       postInstall =
         (old.postInstall or "")
         + ''
-          for folder in systemd/system sysusers.d tmpfiles.d sysctl.d; do
-            if [ -d ${sources.dist}/dist/${part}/usr/lib/$folder ]; then
-              mkdir -p $out/lib/$folder
-              cp -r --no-preserve=mode ${sources.dist}/dist/${part}/usr/lib/$folder/. $out/lib/$folder/
+          for part in ${lib.concatStringsSep " " parts}; do
+            for folder in systemd/system sysusers.d tmpfiles.d sysctl.d udev/rules.d; do
+              if [ -d ${sources.dist}/dist/$part/usr/lib/$folder ]; then
+                mkdir -p $out/lib/$folder
+                cp -r --no-preserve=mode ${sources.dist}/dist/$part/usr/lib/$folder/. $out/lib/$folder/
+              fi
+            done
+            if [ -d ${sources.dist}/dist/$part/usr/share/dbus-1 ]; then
+              mkdir -p $out/share
+              cp -r --no-preserve=mode ${sources.dist}/dist/$part/usr/share/dbus-1 $out/share/
             fi
           done
-          if [ -d ${sources.dist}/dist/${part}/usr/share/dbus-1 ]; then
-            mkdir -p $out/share
-            cp -r --no-preserve=mode ${sources.dist}/dist/${part}/usr/share/dbus-1 $out/share/
+          find $out/lib -name '*.service' -exec sed -i -e "s|/usr/bin/cairn|$out/bin/cairn|g" \
+            ${lib.concatStringsSep " " (lib.mapAttrsToList (from: to: "-e 's|${from} |${to} |g'") storePaths)} {} +
+          if grep -rnE '=[-+!:@]*/(usr|s?bin)/' $out/lib/systemd; then
+            echo "a unit starts a program that NixOS does not have there; name it in nix/programs.nix" >&2
+            exit 1
           fi
-          # USB sticks are mounted by programs at Debian's paths, which the agent knows: not on NixOS.
-          rm -f $out/lib/systemd/system/cairn-media*
-          find $out/lib -name '*.service' -exec sed -i \
-            -e "s|/usr/bin/cairn|$out/bin/cairn|g" -e "s|/usr/sbin/modprobe|${pkgs.kmod}/bin/modprobe|g" {} +
         '';
     });
+
+  agent = attributes:
+    program {
+      inherit attributes;
+      name = "cairnd";
+      description = "The node agent: pulls, verifies, plans, acts, observes, reports";
+    };
 
   programs = {
     cairn = program {
@@ -78,11 +100,13 @@
         '';
       };
     };
-    cairnd = withDist "node" (program {
-      name = "cairnd";
-      description = "The node agent: pulls, verifies, plans, acts, observes, reports";
+    # The agent has sticks mounted by programs at paths that it knows.
+    cairnd = withDist ["node" "appliance"] (agent {
+      postPatch = ''
+        substituteInPlace daemon/src/media/mount.rs ${lib.concatMapStringsSep " " (path: "--replace-fail '\"${path}\"' '\"${storePaths.${path}}\"'") mounters}
+      '';
     });
-    cairn-hub = withDist "hub" (program {
+    cairn-hub = withDist ["hub"] (program {
       name = "cairn-hub";
       description = "The hub of a fleet";
     });
@@ -117,7 +141,7 @@ in
         meta.description = "The programs as they go into an image of Debian's packages";
       } ''
         mkdir $out
-        for program in ${lib.concatMapStringsSep " " lib.getExe (with programs; [cairnd cairn cairn-oci cairn-wasm])}; do
+        for program in ${lib.concatMapStringsSep " " lib.getExe (with programs; [(agent {}) cairn cairn-oci cairn-wasm])}; do
           copy=$out/$(basename $program)
           strip -o $copy $program
           patchelf --set-interpreter /lib64/ld-linux-x86-64.so.2 --remove-rpath $copy

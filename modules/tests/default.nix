@@ -1,8 +1,13 @@
 # The modules, evaluated with nixpkgs' `lib` over stubs of the NixOS options that they set: what `./x nix-eval` compares.
 {lib}: let
-  inherit (import ./pkgs.nix {inherit lib;}) pkgs fake;
-  names = ["cairn" "cairnd" "cairn-hub" "cairn-oci" "cairn-wasm" "cairn-image"];
-  self.packages.x86_64-linux = lib.genAttrs names (name: fake name {});
+  systems = ["x86_64-linux" "aarch64-linux"];
+  made = lib.genAttrs systems (system: import ./pkgs.nix {inherit lib system;});
+  inherit (made.x86_64-linux) pkgs fake;
+  names = ["cairn" "cairnd" "cairn-hub" "cairn-oci" "cairn-wasm" "cairn-image" "cairn-init"];
+  self = {
+    packages = lib.genAttrs systems (_: lib.genAttrs names (name: fake name {}));
+    nixosConfigurations.appliance.config = evaluate [appliance];
+  };
 
   node = import ../node.nix self;
   hub = import ../hub.nix self;
@@ -15,12 +20,12 @@
         modules
         ++ [
           ./stubs.nix
-          {
-            _module.args.pkgs = pkgs;
+          ({config, ...}: {
+            _module.args = {inherit (made.${config.nixpkgs.hostPlatform}) pkgs;};
             systemd.package = pkgs.systemd;
             boot.kernelPackages = lib.mkDefault pkgs.linuxPackages;
             system.build.toplevel = fake "nixos-system" {};
-          }
+          })
         ];
     })
     .config;
@@ -99,6 +104,28 @@
         };
       };
   };
+
+  # What the flake has for one system, with what each is for.
+  outputs = system: let
+    inherit
+      (import ../../nix {
+        inherit self system;
+        nixpkgs = {
+          lib = flat;
+          legacyPackages.${system} = made.${system}.pkgs;
+        };
+        binaries = null;
+        site = null;
+      })
+      packages
+      apps
+      ;
+    described = lib.mapAttrs (_: output: output.meta.description);
+  in {
+    packages = described packages;
+    apps = described apps;
+  };
+
   scripts = import ../../nix/scripts.nix {
     inherit pkgs programs;
     system = "x86_64-linux";
@@ -107,7 +134,10 @@ in {
   goldens = {
     # What nixpkgs would be asked for.
     flake = {
-      programs = lib.mapAttrs (_: program: program.meta.description) programs;
+      outputs = lib.genAttrs systems outputs;
+      inImage = programs.inImage.meta.description;
+      install = lib.mapAttrs (_: program: lib.splitString "\n" (plain program.postInstall)) {inherit (programs) cairnd cairn-hub;};
+      mounters = plain programs.cairnd.postPatch;
       checks = lib.mapAttrs (_: check: plain (check.testScript or check.script or check.name)) checks;
       vm = plain (scripts "vm" "Boot" []).program;
       shell = map (package: package.name) (import ../../nix/shell.nix {inherit pkgs;}).packages;

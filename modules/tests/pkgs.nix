@@ -1,6 +1,9 @@
 # Stands for nixpkgs' packages: whatever is asked for is something that a type takes for a derivation. Scripts and settings
 # are kept, so that a golden shows them.
-{lib}: let
+{
+  lib,
+  system,
+}: let
   fake = name: extra:
     {
       type = "derivation";
@@ -34,12 +37,12 @@
 in {
   inherit fake;
   pkgs =
-    lib.genAttrs ["netavark" "aardvark-dns" "nftables" "kmod" "systemd"] (name: fake name {})
+    lib.genAttrs ["netavark" "aardvark-dns" "nftables" "kmod" "systemd" "util-linux"] (name: fake name {})
     // lib.genAttrs used (name: full name {})
     // {
       stdenv.hostPlatform = {
-        system = "x86_64-linux";
-        rust.rustcTarget = "x86_64-unknown-linux-gnu";
+        inherit system;
+        rust.rustcTarget = "${lib.removeSuffix "-linux" system}-unknown-linux-gnu";
       };
       rustPlatform.buildRustPackage = attributes: full attributes.pname attributes;
       mkShell = full "shell";

@@ -16,4 +16,12 @@
     module = {lib, ...}: {fileSystems."/".fsType = lib.mkForce "ext4";};
     says = "fileSystems.\"/\" is not the verified root";
   };
+  data-of-some-other-disk = {
+    module = {lib, ...}: {fileSystems."/var".device = lib.mkForce "/dev/disk/by-partlabel/cairn-data";};
+    says = "is not on the disk that was booted";
+  };
+  machine-without-a-boot-loader-of-ours = {
+    module = {lib, ...}: {nixpkgs.hostPlatform = lib.mkForce "aarch64-linux";};
+    says = "nixpkgs.hostPlatform is not x86_64-linux";
+  };
 }

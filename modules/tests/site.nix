@@ -21,6 +21,7 @@
       zone = "berlin";
       rack = "7";
     };
+    media.enable = true;
     networkRange = "10.90.0.0/16";
     settings.log.level = "debug";
   };

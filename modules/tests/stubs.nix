@@ -15,6 +15,7 @@
       wantedBy = strings;
       requiredBy = strings;
       requires = strings;
+      before = strings;
       after = strings;
       path = packages;
       restartTriggers = packages;
@@ -26,14 +27,17 @@
       fsType = text;
       options = strings;
       autoResize = bool false;
+      noCheck = bool false;
       neededForBoot = bool false;
     };
   };
 in {
   options = {
     assertions = option (types.listOf types.unspecified) [];
-    nixpkgs.hostPlatform = free;
+    nixpkgs.hostPlatform = option types.str "x86_64-linux";
     environment = {
+      createBinSh = bool true;
+      createUsrBinEnv = bool true;
       etc = free;
       systemPackages = packages;
     };
@@ -41,6 +45,11 @@ in {
       package = mkOption {type = types.package;};
       inherit packages;
       services = option (types.attrsOf unit) {};
+      targets = option (types.attrsOf unit) {};
+      settings.Manager = free;
+      enableEmergencyMode = bool true;
+      repart.enable = bool false;
+      repart.partitions = free;
       tmpfiles = {
         inherit packages;
         settings = free;
@@ -48,6 +57,7 @@ in {
     };
     services = {
       dbus.packages = packages;
+      udev.packages = packages;
       openssh.enable = bool false;
       resolved.enable = bool false;
       userborn.enable = bool false;
@@ -76,8 +86,11 @@ in {
       loader.grub.enable = bool true;
       initrd = {
         systemd.enable = bool false;
-        systemd.dmVerity.enable = bool false;
+        systemd.services = option (types.attrsOf unit) {};
+        systemd.storePaths = strings;
         supportedFilesystems = strings;
+        kernelModules = strings;
+        availableKernelModules = strings;
       };
     };
     fileSystems = option (types.attrsOf fileSystem) {};
@@ -89,6 +102,7 @@ in {
       image.version = text;
       nixos.extraOSReleaseArgs = free;
       switch.enable = bool true;
+      nixos-init.enable = bool false;
       etc.overlay.enable = bool false;
       etc.overlay.mutable = bool true;
       build = option (types.lazyAttrsOf types.unspecified) {};
