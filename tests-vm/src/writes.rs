@@ -52,6 +52,7 @@ impl Log {
             file.read_exact_at(&mut bytes, at).context("the log is cut short")?;
             let long = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes);
             let (start, length, flags) = (long(0)? * SECTOR, long(8)? * SECTOR, long(16)?);
+            ensure!(length > 0 || flags != 0, "the log has a hole at {at}: QEMU failed to record a write");
             at += SECTOR;
             // A discard is a hint: whether the bytes are gone is the disk's choice, and ours keeps them.
             if flags & DISCARD == 0 && length > 0 {

@@ -126,6 +126,28 @@ async fn ledger(file: &Path, numbers: &mut BTreeMap<String, u64>) -> Result<()> 
         let value: i64 = sqlx::query(query).fetch_one(&mut database).await?.get(0);
         numbers.insert(name.to_owned(), u64::try_from(value)?);
     }
+    numbered(&mut database).await?;
     database.close().await?;
+    Ok(())
+}
+
+/// The reports that have a number and wait to be acknowledged are all there, up to the last number that was given.
+async fn numbered(database: &mut SqliteConnection) -> Result<()> {
+    let row =
+        sqlx::query("SELECT COUNT(*), MIN(sequence), MAX(sequence) FROM outbox WHERE sequence IS NOT NULL")
+            .fetch_one(&mut *database)
+            .await?;
+    let (rows, first, last): (i64, Option<i64>, Option<i64>) = (row.get(0), row.get(1), row.get(2));
+    let (Some(first), Some(last)) = (first, last) else { return Ok(()) };
+    let next: Vec<u8> = sqlx::query("SELECT value FROM meta WHERE key = 'next-sequence'")
+        .fetch_one(database)
+        .await
+        .context("reports have numbers, and the next one is not known")?
+        .get(0);
+    let next = i64::from_le_bytes(next.as_slice().try_into().context("the next number has another form")?);
+    ensure!(
+        last - first + 1 == rows && last + 1 == next,
+        "{rows} reports are left of numbers {first} to {last}, and the next number is {next}"
+    );
     Ok(())
 }
