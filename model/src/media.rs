@@ -212,6 +212,10 @@ pub struct MediaImport {
     /// Compact JWS envelopes of enrolment requests.
     #[serde(default)]
     pub enrolments: Vec<String>,
+    /// Whether to go on where the first new report of a node comes after a gap, as it does for ever when the hub was
+    /// restored from an older backup: the reports in between are given up, and whoever still has them drops them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_gaps: bool,
 }
 
 /// The answer to `POST /usb/import`.
@@ -237,6 +241,9 @@ pub struct MediaImportedNode {
     pub stored: u64,
     /// Reports that were there already.
     pub known: u64,
+    /// Reports that are missing and were given up, as [`MediaImport::accept_gaps`] asks.
+    #[serde(default)]
+    pub given_up: u64,
     /// The highest sequence up to which the hub has all; the next export tells the node.
     pub acknowledged: u64,
 }

@@ -16,7 +16,7 @@ pub(crate) enum UsbVerb {
                             trust roots DIR writes them."
     )]
     Verify {
-        /// The folder that the stick is mounted on, or its block device
+        /// The folder that the stick is mounted on, or its block device, which root need not mount
         #[arg(value_name = "DIR|DEVICE")]
         place: PathBuf,
         /// The folder that `cairn trust roots` wrote; without it, only that the stick is whole can be said
@@ -29,9 +29,13 @@ pub(crate) enum UsbVerb {
                             writes its reports until an export tells it that the hub has them."
     )]
     Import {
-        /// The folder that the stick is mounted on, or its block device
+        /// The folder that the stick is mounted on, or its block device, which root need not mount
         #[arg(value_name = "DIR|DEVICE")]
         place: PathBuf,
+        /// Where the first new report of a node comes after a gap, give up what is missing: only when no stick and no node
+        /// has it any more, as after the hub was restored from an older backup
+        #[arg(long)]
+        accept_gap: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -44,7 +48,7 @@ pub(crate) enum UsbVerb {
                         export left and nobody needs goes; what nodes wrote, and files of your own, stay."
 )]
 pub(crate) struct UsbExport {
-    /// The folder that the stick is mounted on, or its block device
+    /// The folder that the stick is mounted on, or its block device, which root need not mount
     #[arg(value_name = "DIR|DEVICE")]
     pub(crate) place: PathBuf,
     /// For this node: id, unique beginning of one, or host name (may be repeated)

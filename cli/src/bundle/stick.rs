@@ -6,7 +6,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, ErrorKind, Write as _},
     os::{fd::AsFd, unix::fs::OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    path::{Display, Path, PathBuf},
 };
 
 use cairn_trust::fetch::Folder;
@@ -22,6 +22,7 @@ use nix::{
     unistd::{UnlinkatFlags, unlinkat},
 };
 
+use super::place::Place;
 use crate::failure::{Failure, Kind};
 
 /// Mode of what is written, where the file system has modes: anybody may read what is on a stick.
@@ -33,6 +34,8 @@ const FOLDER_MODE: u32 = 0o755;
 pub(crate) struct Stick {
     path: PathBuf,
     root: File,
+    /// The device, where it is mounted for this command alone: the folder says nothing to people then.
+    device: Option<PathBuf>,
 }
 
 /// What the file system has room for.
@@ -56,11 +59,29 @@ impl Stick {
     /// Opens the folder at `path`; links that lead there are the user's own.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let root = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(path)?;
-        Ok(Self { path: path.to_owned(), root })
+        Ok(Self { path: path.to_owned(), root, device: None })
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Opens the stick that was found.
+    pub(crate) fn at(place: &Place) -> Result<Self, Failure> {
+        let device = place.mount.as_ref().map(|mount| mount.device().to_owned());
+        let shown = device.as_ref().unwrap_or(&place.folder).display().to_string();
+        let stick = Self::open(&place.folder).map_err(|error| failure("open", &shown, &error))?;
+        Ok(Self { device, ..stick })
+    }
+
+    /// The folder or the device, as people know it.
+    pub(crate) fn shown(&self) -> Display<'_> {
+        self.device.as_ref().unwrap_or(&self.path).display()
+    }
+
+    /// What lies on it, as people find it.
+    fn shown_path(&self, path: &str) -> String {
+        match &self.device {
+            _ if path.is_empty() => self.shown().to_string(),
+            Some(device) => format!("{path} on {}", device.display()),
+            None => self.path.join(path).display().to_string(),
+        }
     }
 
     /// The same stick, to be read.
@@ -202,15 +223,15 @@ impl Stick {
 
     /// Says what went wrong with the stick, and what to do.
     pub(crate) fn failed(&self, action: &str, path: &str) -> impl FnOnce(io::Error) -> Failure + use<> {
-        let place = self.path.join(path);
+        let place = self.shown_path(path);
         let action = action.to_owned();
         move |error| failure(&action, &place, &error)
     }
 }
 
 /// The words for an error of a stick.
-pub(crate) fn failure(action: &str, place: &Path, error: &io::Error) -> Failure {
-    let failed = Failure::failed(format!("cannot {action} {}: {error}", place.display()));
+fn failure(action: &str, place: &str, error: &io::Error) -> Failure {
+    let failed = Failure::failed(format!("cannot {action} {place}: {error}"));
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             failed.cure("make room on the stick, take a larger one, or fewer nodes; then run this again: it goes on")
@@ -320,7 +341,7 @@ mod tests {
             (Errno::ENOTDIR, Kind::Refused, "nobody of ours"),
             (Errno::EIO, Kind::Failed, "pulled"),
         ] {
-            let failure = failure("write", Path::new("/x"), &errno.into());
+            let failure = failure("write", "/x", &errno.into());
             assert_eq!(failure.kind, kind, "{errno}");
             assert!(failure.cure.contains(says), "{errno}: {}", failure.cure);
         }

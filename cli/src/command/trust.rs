@@ -18,8 +18,10 @@ pub(super) async fn run(client: &Client, verb: TrustVerb) -> Result<(), Failure>
     let roots: TrustRoots = client.get(&["trust", "roots"], &[]).await?;
     let (director, artifacts) = (roots.director.get().as_bytes(), roots.artifacts.get().as_bytes());
     if let Some(folder) = &folder {
-        fs::create_dir_all(folder)
-            .map_err(|error| Failure::failed(format!("cannot make {}: {error}", folder.display())))?;
+        fs::create_dir_all(folder).map_err(|error| {
+            Failure::failed(format!("cannot make {}: {error}", folder.display()))
+                .cure("name a folder that you may write to")
+        })?;
         write(&folder.join(DIRECTOR_ROOT), director)?;
         write(&folder.join(ARTIFACTS_ROOT), artifacts)?;
     }

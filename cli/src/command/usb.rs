@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use crate::{
     args::UsbVerb,
     bundle::{
-        place,
-        stick::{self, Stick},
+        place::{self, Purpose},
+        stick::Stick,
         verify::{self, Roots, Verdict},
     },
     client::Client,
@@ -26,13 +26,25 @@ pub(super) async fn run(
     verb: UsbVerb,
 ) -> Result<(), Failure> {
     match verb {
-        UsbVerb::Export(args) => super::usb_export::run(connect, args).await,
-        UsbVerb::Import { place, output } => super::usb_import::run(connect, &place, output.output).await,
+        UsbVerb::Export(args) => {
+            let purpose = if args.dry_run { Purpose::Plan } else { Purpose::Write };
+            let place = place::find(&args.place, purpose)?;
+            let done = super::usb_export::run(connect, args, &place).await;
+            place.release(done)
+        }
+        UsbVerb::Import { place, accept_gap, output } => {
+            let place = place::find(&place, Purpose::Read)?;
+            let done = super::usb_import::run(connect, &place, accept_gap, output.output).await;
+            place.release(done)
+        }
         UsbVerb::Verify { place, roots } => {
-            let place = place::find(&place)?.folder;
-            let stick = Stick::open(&place).map_err(|error| stick::failure("open", &place, &error))?;
             let roots = roots.map(|folder| Roots::read(&folder)).transpose()?;
-            verify(&stick, roots).await
+            let place = place::find(&place, Purpose::Read)?;
+            let done = match Stick::at(&place) {
+                Ok(stick) => verify(&stick, roots).await,
+                Err(failure) => Err(failure),
+            };
+            place.release(done)
         }
     }
 }

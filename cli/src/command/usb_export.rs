@@ -25,7 +25,8 @@ use super::{node, usb};
 use crate::{
     args::UsbExport,
     bundle::{
-        blobs, fetch, layout, metadata, place,
+        blobs, fetch, layout, metadata,
+        place::Place,
         plan::{self, Export, Fit, OnStick, Since},
         stick::Stick,
         verify::{self, Roots},
@@ -45,12 +46,10 @@ const ROUNDS: usize = 4;
 pub(super) async fn run(
     connect: &impl Fn() -> Result<Client, Failure>,
     args: UsbExport,
+    place: &Place,
 ) -> Result<(), Failure> {
-    let place = place::find(&args.place)?;
     let client = connect()?;
-    let stick =
-        Stick::open(&place.folder).map_err(|e| crate::bundle::stick::failure("open", &place.folder, &e))?;
-    let stick = Arc::new(stick);
+    let stick = Arc::new(Stick::at(place)?);
     if !place.is_mount {
         screen::note(&format!(
             "{} is no mount point: this writes to the disk that it is on",
@@ -62,9 +61,11 @@ pub(super) async fn run(
         director: roots.director.get().as_bytes().to_vec(),
         artifacts: roots.artifacts.get().as_bytes().to_vec(),
     };
+    // What was mounted for this command is unmounted by it.
+    let is_mount = place.is_mount && place.mount.is_none();
     let old = old_bundle(&stick, &roots, client.hub().as_str(), args.replace)?;
     if args.blank {
-        return blank(&client, &stick, &roots, old.as_ref());
+        return blank(&client, &stick, &roots, old.as_ref(), is_mount);
     }
     let since = args.since.as_deref().map(read_receipt).transpose()?;
     let asked = nodes_of(&client, &args).await?;
@@ -77,10 +78,10 @@ pub(super) async fn run(
         None => None,
     };
     let limits = Limits::of(&stick).map_err(stick.failed("look at", ""))?;
-    let (is_mount, sound) = (place.is_mount, BTreeSet::new());
+    let sound = BTreeSet::new();
     let mut job = Job { client, stick, roots, old, since, limits, is_mount, asked, wanted, sound };
     let export = job.decide()?;
-    screen::print(&render::usb::summary(&job.wanted, &export, &place.folder.display().to_string()))?;
+    screen::print(&render::usb::summary(&job.wanted, &export, &job.stick.shown().to_string()))?;
     for problem in &job.wanted.problems {
         screen::note(&format!("Problem: {}", text::clean(problem)));
     }
@@ -103,7 +104,7 @@ pub(super) async fn run(
 fn old_bundle(stick: &Stick, roots: &Roots, hub: &str, replace: bool) -> Result<Option<Receipt>, Failure> {
     let folder = stick.reader().map_err(stick.failed("open", ""))?;
     let other = |whose: String| {
-        Failure::refused(format!("{} {whose}", stick.path().display()))
+        Failure::refused(format!("{} {whose}", stick.shown()))
             .cure("take another stick, or use --replace: what that export wrote is then removed")
     };
     let old = match verify::receipt(&folder) {
@@ -134,9 +135,15 @@ fn old_bundle(stick: &Stick, roots: &Roots, hub: &str, replace: bool) -> Result<
 }
 
 /// A stick for requests to be enrolled: the receipt alone, which tells nodes that they may write there.
-fn blank(client: &Client, stick: &Stick, roots: &Roots, old: Option<&Receipt>) -> Result<(), Failure> {
+fn blank(
+    client: &Client,
+    stick: &Stick,
+    roots: &Roots,
+    old: Option<&Receipt>,
+    is_mount: bool,
+) -> Result<(), Failure> {
     if old.is_some_and(|old| !old.nodes.is_empty()) {
-        return Err(Failure::refused(format!("{} carries a bundle already", stick.path().display()))
+        return Err(Failure::refused(format!("{} carries a bundle already", stick.shown()))
             .cure("blank nodes write their requests to it as it is: --blank is for empty sticks"));
     }
     let receipt = receipt_of(client, &MediaPlan { nodes: vec![], blobs: vec![], problems: vec![] }, vec![]);
@@ -144,11 +151,18 @@ fn blank(client: &Client, stick: &Stick, roots: &Roots, old: Option<&Receipt>) -
     let folder = stick.reader().map_err(stick.failed("open", ""))?;
     usb::faultless(usb::strays(stick, &folder, &receipt, Some(roots)))?;
     write_receipt(stick, &receipt)?;
-    screen::print(&format!("{} is ready for requests to be enrolled\n", stick.path().display()))?;
+    screen::print(&format!("{} is ready for requests to be enrolled\n", stick.shown()))?;
+    if is_mount {
+        say_unmount(stick);
+    }
     screen::note(
-        "unmount it, plug it into the blank nodes, then bring it back: cairn usb import DIR shows who asked",
+        "plug it into the blank nodes, then bring it back: cairn usb import DIR|DEVICE shows who asked",
     );
     Ok(())
+}
+
+fn say_unmount(stick: &Stick) {
+    screen::note(&format!("unmount it before you pull it: umount {}", stick.shown()));
 }
 
 fn read_receipt(path: &Path) -> Result<Receipt, Failure> {
@@ -219,7 +233,7 @@ struct Job {
     old: Option<Receipt>,
     since: Option<Since>,
     limits: Limits,
-    /// The stick is a file system of its own.
+    /// The stick is a file system of its own, which somebody has to unmount.
     is_mount: bool,
     asked: OsNodes,
     wanted: MediaPlan,
@@ -281,7 +295,7 @@ impl Job {
             Fit::No(missing) => Err(Failure::failed(format!(
                 "{} has no room: {} are missing, {} are free, {} are to be written and some room is kept for what nodes \
                  write",
-                self.stick.path().display(),
+                self.stick.shown(),
                 text::size(missing),
                 text::size(room.free),
                 text::size(export.to_write)
@@ -395,7 +409,8 @@ impl Job {
         let verdict =
             verify::verify(&self.stick, &folder, receipt, &self.roots, Clock::system_only(), &self.sound)
                 .await?;
-        screen::print(&render::usb::verdict(&verdict, receipt, Timestamp::now()))?;
+        // Below the summary of what was about to be written.
+        screen::print(&format!("\n{}", render::usb::verdict(&verdict, receipt, Timestamp::now())))?;
         if freed > 0 {
             screen::note(&format!(
                 "{} of earlier exports were removed: nobody needs them",
@@ -413,7 +428,7 @@ impl Job {
             ));
         }
         if self.is_mount {
-            screen::note(&format!("unmount it before you pull it: umount {}", self.stick.path().display()));
+            say_unmount(&self.stick);
         }
         Ok(())
     }

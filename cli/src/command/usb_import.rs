@@ -1,7 +1,7 @@
 //! `cairn usb import`: what nodes have put on a stick, sent to the hub in pieces. Nothing is removed from the stick: a node
 //! does that, once an export has told it what the hub has.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use cairn_model::{
     NodeId,
@@ -16,8 +16,8 @@ use crate::{
     args::Format,
     bundle::{
         outbox::{self, Letter},
-        place,
-        stick::{self, Stick},
+        place::Place,
+        stick::Stick,
     },
     client::Client,
     failure::Failure,
@@ -32,14 +32,14 @@ const BATCH_REPORTS: usize = if MAX_IMPORT_REPORTS < 2_000 { MAX_IMPORT_REPORTS 
 
 pub(super) async fn run(
     connect: &impl Fn() -> Result<Client, Failure>,
-    place: &Path,
+    place: &Place,
+    accept_gap: bool,
     format: Format,
 ) -> Result<(), Failure> {
-    let place = place::find(place)?.folder;
-    let stick = Stick::open(&place).map_err(|error| stick::failure("open", &place, &error))?;
+    let stick = Stick::at(place)?;
     let found = outbox::look(&stick);
     let client = connect()?;
-    let mut import = Import { client, total: Imported::default(), faults: found.faults };
+    let mut import = Import { client, accept_gap, total: Imported::default(), faults: found.faults };
     let folder = stick.reader().map_err(stick.failed("open", ""))?;
     import.send_all(&folder, &found.letters).await?;
     import.show(format, found.letters.is_empty())
@@ -54,12 +54,19 @@ struct Imported {
 }
 
 impl Imported {
+    /// Whether the hub has taken anything new out of a node's folder.
+    fn has_new_of(&self, folder: &str) -> bool {
+        let node = folder.rsplit('/').next().and_then(|id| id.parse::<NodeId>().ok());
+        node.and_then(|node| self.nodes.get(&node)).is_some_and(|node| node.stored > 0)
+    }
+
     fn add(&mut self, answer: MediaImported) {
         for node in answer.nodes {
             match self.nodes.get_mut(&node.node) {
                 Some(sum) => {
                     sum.stored += node.stored;
                     sum.known += node.known;
+                    sum.given_up += node.given_up;
                     sum.acknowledged = sum.acknowledged.max(node.acknowledged);
                 }
                 None => drop(self.nodes.insert(node.node.clone(), node)),
@@ -76,6 +83,7 @@ impl Imported {
 
 struct Import {
     client: Client,
+    accept_gap: bool,
     total: Imported,
     /// Of the stick.
     faults: Vec<String>,
@@ -85,6 +93,7 @@ impl Import {
     async fn send_all(&mut self, folder: &Folder, letters: &[Letter]) -> Result<(), Failure> {
         let mut progress = Progress::new();
         let (mut batch, mut bytes) = (MediaImport::default(), 0);
+        let mut of_node = "";
         for (n, letter) in letters.iter().enumerate() {
             progress.line(&format!("sending {} of {}", n + 1, letters.len()));
             let text = match outbox::read(folder, letter) {
@@ -95,12 +104,20 @@ impl Import {
                     continue;
                 }
             };
-            let full = bytes + text.len() > BATCH_BYTES
+            // One gap of a node is given up, before all that is new of it: not one that lies where two batches meet.
+            let folder = letter.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let is_next = self.accept_gap && !letter.is_enrolment && folder != of_node;
+            let full = is_next
+                || bytes + text.len() > BATCH_BYTES
                 || batch.reports.len() >= BATCH_REPORTS
                 || batch.enrolments.len() >= MAX_IMPORT_ENROLMENTS;
             if full && bytes > 0 {
                 self.send(std::mem::take(&mut batch)).await?;
                 bytes = 0;
+            }
+            if !letter.is_enrolment {
+                of_node = folder;
+                batch.accept_gaps = self.accept_gap && !self.total.has_new_of(folder);
             }
             bytes += text.len();
             if letter.is_enrolment { &mut batch.enrolments } else { &mut batch.reports }.push(text);
@@ -174,11 +191,19 @@ fn next_steps(answer: &MediaImported) -> Vec<String> {
         ));
     }
     if !waiting.is_empty() || answer.enrolled.iter().any(|node| node.state == EnrollState::Approved) {
-        steps.push("bring it what it needs: cairn usb export DIR --node NODE".into());
+        steps.push("bring it what it needs: cairn usb export DIR|DEVICE --node NODE".into());
+    }
+    for node in answer.nodes.iter().filter(|node| node.given_up > 0) {
+        steps.push(format!(
+            "{} missing reports of {} ({}) are given up, which `cairn audit ls` shows: the hub goes on after them",
+            node.given_up,
+            node.node,
+            render::text::clean(&node.hostname)
+        ));
     }
     if !answer.nodes.is_empty() {
         steps.push(
-            "the nodes keep their reports until the next export for them tells what the hub has: cairn usb export DIR …"
+            "the nodes keep their reports until the next export for them tells what the hub has: cairn usb export DIR|DEVICE …"
                 .into(),
         );
     }

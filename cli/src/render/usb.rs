@@ -48,9 +48,9 @@ pub(crate) fn summary(wanted: &MediaPlan, export: &Export, place: &str) -> Strin
         vec!["To".to_owned(), text::clean(place)],
         vec![
             "Artifacts".to_owned(),
-            format!("{manifests}, of {}", amount(wanted.blobs.len(), plan::bytes(&wanted.blobs))),
+            format!("{manifests}, in {}", amount(wanted.blobs.len(), plan::bytes(&wanted.blobs))),
         ],
-        vec!["Written".to_owned(), amount(export.write.len(), export.to_write)],
+        vec!["To write".to_owned(), amount(export.write.len(), export.to_write)],
     ];
     if !export.there.is_empty() {
         lines.push(vec!["There already".to_owned(), amount(export.there.len(), plan::bytes(&export.there))]);
@@ -67,7 +67,7 @@ pub(crate) fn summary(wanted: &MediaPlan, export: &Export, place: &str) -> Strin
     }
     if !export.superseded.is_empty() {
         let amount = amount(export.superseded.len(), plan::bytes(&export.superseded));
-        lines.push(vec!["Removed".to_owned(), format!("{amount}: of an earlier export, needed no more")]);
+        lines.push(vec!["To remove".to_owned(), format!("{amount}: of an earlier export, needed no more")]);
     }
     for node in &export.gone {
         let host = text::clean(&node.hostname);
@@ -117,16 +117,23 @@ fn until_when(until: Timestamp, now: Timestamp) -> String {
 pub(crate) fn imported(answer: &MediaImported, now: Timestamp) -> String {
     let mut out = String::new();
     if !answer.nodes.is_empty() {
-        let mut table =
-            vec![["NODE", "HOSTNAME", "NEW", "KNOWN", "HUB HAS ALL UP TO"].map(str::to_owned).to_vec()];
+        // Most fleets never give up a report: the column is there when one did.
+        let has_given_up = answer.nodes.iter().any(|node| node.given_up > 0);
+        let given_up = has_given_up.then(|| "GIVEN UP".to_owned());
+        let mut heads = ["NODE", "HOSTNAME", "NEW", "KNOWN"].map(str::to_owned).to_vec();
+        heads.extend(given_up);
+        heads.push("HUB HAS ALL UP TO".into());
+        let mut table = vec![heads];
         for node in &answer.nodes {
-            table.push(vec![
+            let mut row = vec![
                 node.node.to_string(),
                 text::clean(&node.hostname),
                 node.stored.to_string(),
                 node.known.to_string(),
-                node.acknowledged.to_string(),
-            ]);
+            ];
+            row.extend(has_given_up.then(|| node.given_up.to_string()));
+            row.push(node.acknowledged.to_string());
+            table.push(row);
         }
         out.push_str(&lay_out(&table));
     }

@@ -20,4 +20,6 @@ mod tokens;
 mod trust;
 mod usb;
 mod usb_broken;
+mod usb_device;
+mod usb_gap;
 mod usb_refused;

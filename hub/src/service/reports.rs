@@ -40,6 +40,17 @@ pub(super) struct Stored {
     pub(super) acknowledged: u64,
     /// The first that was not taken, because one before it is missing.
     pub(super) gap: Option<u64>,
+    /// The first and the last of those that are missing and were given up.
+    pub(super) given_up: Option<(u64, u64)>,
+}
+
+/// How reports came that no node has sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Brought<'a> {
+    /// Who brought them.
+    pub(super) by: &'a Operator,
+    /// Whether the first that is new may come after a gap.
+    pub(super) accept_gap: bool,
 }
 
 impl Hub {
@@ -70,27 +81,35 @@ impl Hub {
         }
     }
 
-    /// Stores what is new of `reports`, which are the node's own, in one transaction, up to the first gap. `by` is who
-    /// brought them, where they came by stick.
+    /// Stores what is new of `reports`, which are the node's own, in one transaction, up to the first gap. `brought` is
+    /// how, where they came by stick.
     pub(super) async fn store_reports(
         &self,
         node: &NodeId,
         reports: &[Report],
-        by: Option<&Operator>,
+        brought: Option<Brought<'_>>,
     ) -> Result<Stored> {
         let mut tx = self.store.begin().await?;
         // Read inside the transaction: two requests for one node may race.
         let before = tx.node(node).await?.map_or(0, |row| row.acknowledged);
-        let mut outcome = Stored { stored: 0, known: 0, acknowledged: before, gap: None };
+        let mut outcome = Stored { stored: 0, known: 0, acknowledged: before, gap: None, given_up: None };
+        // One alone, and only before what is new: what is missing within a stick is seldom gone.
+        let mut accept_gap = brought.is_some_and(|brought| brought.accept_gap);
         let mut concerns_fleet = false;
         let mut made_at = 0;
         for report in reports {
+            let sequence = Sequence::check(outcome.acknowledged, report.sequence);
+            if matches!(sequence, Sequence::Gap { .. }) && accept_gap {
+                outcome.given_up = Some((outcome.acknowledged.saturating_add(1), report.sequence - 1));
+                outcome.acknowledged = report.sequence - 1;
+            }
             match Sequence::check(outcome.acknowledged, report.sequence) {
                 Sequence::Next => {
                     concerns_fleet |= store(&mut tx, report).await?;
                     outcome.acknowledged = report.sequence;
                     outcome.stored += 1;
                     made_at = report.time_ms;
+                    accept_gap = false;
                 }
                 Sequence::Replayed => outcome.known += 1,
                 Sequence::Gap { .. } => {
@@ -104,16 +123,19 @@ impl Hub {
         }
         tx.acknowledge(node, outcome.acknowledged).await?;
         tx.trim_events(node).await?;
-        if let Some(by) = by {
+        if let Some(Brought { by, .. }) = brought {
             let now = clock::now_ms();
             tx.heard_by_stick(node, now, made_at).await?;
-            let (before, after) =
+            let (before, mut after) =
                 (json!({"acknowledged": before}), json!({"acknowledged": outcome.acknowledged}));
+            if let Some((from, to)) = outcome.given_up {
+                after["given_up"] = json!({"from": from, "to": to});
+            }
             tx.audit(now, by.change("usb.import", node.as_str(), Some(before), Some(after))).await?;
         }
         tx.commit().await?;
         self.metrics.count_reports(outcome.stored);
-        if by.is_some() {
+        if brought.is_some() {
             self.metrics.count_stick_reports(outcome.stored);
         }
         if concerns_fleet {

@@ -12,7 +12,12 @@ use cairn_model::{
 };
 use cairn_trust::{envelope, keys::PublicKey};
 
-use super::super::{Carrier, Hub, Operator, choice::about, identity, reports};
+use super::super::{
+    Carrier, Hub, Operator,
+    choice::about,
+    identity,
+    reports::{self, Brought},
+};
 use crate::{
     error::{Error, Kind, Result},
     store::{NodeRow, NodeState},
@@ -72,7 +77,7 @@ impl Hub {
         let mut refused = Refusals::default();
         // First: a node whose token makes it a member at once may have put reports on the same stick.
         let (asked, joined) = self.import_enrolments(who, &import.enrolments, &mut refused).await?;
-        let nodes = self.import_reports(who, &import.reports, &mut refused).await?;
+        let nodes = self.import_reports(who, import, &mut refused).await?;
         if joined {
             self.fleet.converge().await?;
         }
@@ -109,11 +114,12 @@ impl Hub {
     async fn import_reports(
         &self,
         who: &Operator,
-        envelopes: &[String],
+        import: &MediaImport,
         refused: &mut Refusals,
     ) -> Result<Vec<MediaImportedNode>> {
+        let brought = Brought { by: who, accept_gap: import.accept_gaps };
         let mut by_node: BTreeMap<NodeId, Vec<&str>> = BTreeMap::new();
-        for jws in envelopes {
+        for jws in &import.reports {
             let jws = jws.trim();
             match envelope::claimed_node(jws) {
                 Ok(node) => by_node.entry(node).or_default().push(jws),
@@ -130,7 +136,7 @@ impl Hub {
                 }
             };
             let reports = verified(&row, &envelopes, refused).await?;
-            nodes.push(self.import_of_node(who, &row, &reports, refused).await?);
+            nodes.push(self.import_of_node(brought, &row, &reports, refused).await?);
         }
         Ok(nodes)
     }
@@ -138,7 +144,7 @@ impl Hub {
     /// Stores what is new of one node's reports, which are sorted.
     async fn import_of_node(
         &self,
-        who: &Operator,
+        mut brought: Brought<'_>,
         row: &NodeRow,
         reports: &[Report],
         refused: &mut Refusals,
@@ -148,11 +154,14 @@ impl Hub {
             hostname: row.facts.hostname.clone(),
             stored: 0,
             known: 0,
+            given_up: 0,
             acknowledged: row.acknowledged,
         };
         for some in reports.chunks(AT_ONCE) {
-            let outcome = self.store_reports(&row.id, some, Some(who)).await?;
+            let outcome = self.store_reports(&row.id, some, Some(brought)).await?;
             imported.stored += outcome.stored;
+            imported.given_up += outcome.given_up.map_or(0, |(first, last)| last - first + 1);
+            brought.accept_gap &= outcome.stored == 0;
             imported.known += outcome.known;
             imported.acknowledged = outcome.acknowledged;
             if let Some(first) = outcome.gap {
@@ -219,8 +228,8 @@ fn gap(row: &NodeRow, first: u64, reports: &[Report], acknowledged: u64) -> Stri
     let text = format!(
         "{waiting} cannot be taken yet, {missing} must come first; import the stick that has what is missing, then this \
          one again, or bring a new one from the node, which writes all that it still has; where none has it, as after \
-         this hub was restored from an older backup, it is gone: connect the node to this hub once, then it numbers \
-         what it still has afresh"
+         this hub was restored from an older backup, it is gone: give it up with `cairn usb import --accept-gap`, or \
+         connect the node to this hub once"
     );
     about(row, &text)
 }
