@@ -124,7 +124,10 @@ fn of_device(given: Device, purpose: Purpose) -> Result<Place, Failure> {
             SYSTEM.iter().find(|folder| mounts.disks_of(folder).iter().any(|disk| disks.contains(disk)));
         if let Some(folder) = system {
             return Err(Failure::refused(format!("{shown} is on the disk that this system has as {folder}"))
-                .cure("name the stick: lsblk shows which device that is; to write there all the same, mount it and name the folder"));
+                .cure(
+                    "name the stick: lsblk shows which device that is; to write there all the same, mount it and name \
+                     the folder",
+                ));
         }
     }
     match device.content()? {
