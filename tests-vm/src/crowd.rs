@@ -63,7 +63,7 @@ impl Crowd<'_> {
             let first = self.take(FOLDER * ENTRY)?;
             folders.push(entry(&format!("{number:011}"), IS_FOLDER, first));
             let mut folder =
-                vec![entry(".          ", IS_FOLDER, first), entry("..         ", IS_FOLDER, own)].concat();
+                [entry(".          ", IS_FOLDER, first), entry("..         ", IS_FOLDER, own)].concat();
             folder.append(&mut files);
             self.image.write_all_at(&folder, self.tree.shape.place(first).start)?;
             files = folder.split_off(2 * ENTRY);
