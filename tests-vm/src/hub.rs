@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
+    child,
     vm::{free_port, run, write_private},
     wait,
 };
@@ -72,7 +73,7 @@ impl Hub {
     /// Starts the hub on the data that it has, and waits until it is ready.
     pub fn resume(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.dir.join("hub.log"))?;
-        let process = Command::new(self.binaries.join("cairn-hub"))
+        let process = child::command(self.binaries.join("cairn-hub"))
             .arg("serve")
             .arg("--data")
             .arg(self.data())

@@ -6,6 +6,7 @@
 //! processes that live as long as the value that stands for them.
 
 pub mod accel;
+pub mod child;
 pub mod crowd;
 pub mod fat;
 pub mod hub;

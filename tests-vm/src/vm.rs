@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::{
     accel::Accel,
+    child,
     qmp::Qmp,
     shell::{Output, Shell},
     wait,
@@ -143,6 +144,11 @@ impl Vm {
         })?;
         self.answered = true;
         Ok(())
+    }
+
+    /// Whether a shell answers at all within this time: none does on a production image.
+    pub fn has_shell(&mut self, patience: Duration) -> bool {
+        self.shell.run("true", patience).is_ok()
     }
 
     /// What the kernel calls this boot; it changes with each.
@@ -282,8 +288,9 @@ fn disk(file: &str, record: Option<&Path>) -> Vec<String> {
         "-blockdev",
         "driver=blklogwrites,node-name=recorded,file=disk,log=log,log-sector-size=512,log-super-update-interval=512",
         "-device",
-        // The firmware remembers where the disk was, and this is another place.
-        "virtio-blk-pci,drive=recorded,bootindex=0",
+        // The firmware remembers where the disk was, and this is another place. Requests that QEMU has merged may have as
+        // many parts as pwritev(2) takes; the recorder adds one, and the write is missing in the log.
+        "virtio-blk-pci,drive=recorded,bootindex=0,request-merging=off",
     ]
     .map(str::to_owned)
     .to_vec()
@@ -291,7 +298,7 @@ fn disk(file: &str, record: Option<&Path>) -> Vec<String> {
 
 fn command(dir: &Path, config: &VmConfig, forwards: &[(u16, u16)]) -> Result<Command> {
     let path = |name: &str| dir.join(name).display().to_string();
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = child::command("qemu-system-x86_64");
     command
         .args(config.accel.args())
         .args(["-machine", MACHINE, "-m", &config.memory_mib.to_string(), "-display", "none", "-nodefaults"])
