@@ -22,6 +22,21 @@ const ENROL_DEADLINE: Duration = Duration::from_secs(180);
 /// A pull, an unpack and a start under TCG.
 pub const READY_DEADLINE: Duration = Duration::from_secs(180);
 
+/// On the console by this alone one knows that the unit of [`PLANTED`] has run.
+pub const PLANTED_MARKER: &str = "planted-by-smbios";
+
+/// What an attacker who runs the machine passes in by SMBIOS, as systemd's credentials allow: a unit that shows on the
+/// console, what starts it, and a password for root. No shell is needed: a program of the image complains of the word.
+pub const PLANTED: [(&str, &str); 3] = [
+    (
+        "systemd.extra-unit.planted.service",
+        "[Service]\nType=oneshot\nExecStart=-/usr/bin/cairnd planted-by-smbios\nStandardOutput=tty\n\
+         StandardError=tty\nTTYPath=/dev/console\n",
+    ),
+    ("systemd.unit-dropin.multi-user.target", "[Unit]\nWants=planted.service\n"),
+    ("passwd.plaintext-password.root", "planted"),
+];
+
 /// What the scenarios need, as `./x test` builds it, below the workspace's `target/`.
 #[derive(Debug, Clone)]
 pub struct Lab {
@@ -114,13 +129,24 @@ impl Lab {
 
     /// Like [`Lab::boot`], with further credentials for systemd.
     pub fn boot_with(&self, hub: &Hub, number: u32, token: &str, credentials: &[(&str, &str)]) -> Result<Vm> {
+        let mut vm = self.power_on_with(hub, number, token, credentials)?;
+        vm.wait_booted()?;
+        Ok(vm)
+    }
+
+    /// Like [`Lab::power_on`], with further credentials for systemd.
+    pub fn power_on_with(
+        &self,
+        hub: &Hub,
+        number: u32,
+        token: &str,
+        credentials: &[(&str, &str)],
+    ) -> Result<Vm> {
         let mut config = self.config(hub, number, token, &[])?;
         config
             .credentials
             .extend(credentials.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let mut vm = Vm::boot(&self.dir.join(format!("node{number}")), config)?;
-        vm.wait_booted()?;
-        Ok(vm)
+        Vm::boot(&self.dir.join(format!("node{number}")), config)
     }
 
     /// The disk image that nodes start from.
