@@ -1,4 +1,4 @@
-//! Invariant 4: neither a crash nor a restart of the daemon, nor one of the hub, disturbs a workload.
+//! Invariant 4: neither a crash, a restart nor a hang of the daemon, nor a crash of the hub, disturbs a workload.
 
 use anyhow::{Result, ensure};
 use cairn_tests_vm::{
@@ -6,6 +6,11 @@ use cairn_tests_vm::{
     lab::{READY_DEADLINE, fetch},
     wait,
 };
+
+/// Restarts the daemon in good order, with a watchdog that is not as patient as the one in `dist/`.
+const SHORT_WATCHDOG: &str = "mkdir -p /run/systemd/system/cairnd.service.d &&
+    printf '[Service]\\nWatchdogSec=10\\n' >/run/systemd/system/cairnd.service.d/watchdog.conf &&
+    systemctl daemon-reload && systemctl restart cairnd";
 
 #[test]
 fn survives_daemon_kill() -> Result<()> {
@@ -19,7 +24,12 @@ fn survives_daemon_kill() -> Result<()> {
     let before = vm.check(pids)?;
     ensure!(before.matches("MainPID=").count() == 2, "expected two units: {before}");
 
-    for kill in ["systemctl kill -s KILL --kill-whom=main cairnd", "systemctl restart cairnd"] {
+    for kill in [
+        "systemctl kill -s KILL --kill-whom=main cairnd",
+        SHORT_WATCHDOG,
+        // It hangs: nothing but systemd's watchdog is left to see it.
+        "systemctl kill -s STOP --kill-whom=main cairnd",
+    ] {
         let old = vm.check("systemctl show cairnd -p MainPID --value")?;
         vm.check(kill)?;
         wait::until("the daemon to be back", READY_DEADLINE, || {
@@ -33,6 +43,8 @@ fn survives_daemon_kill() -> Result<()> {
         let after = vm.check(pids)?;
         ensure!(before == after, "`{kill}` disturbed a workload:\n{before}\n{after}");
     }
+    let journal = vm.check("journalctl -b -u cairnd --no-pager -o cat")?;
+    ensure!(journal.contains("Watchdog timeout (limit 10s)"), "it was not the watchdog: {journal}");
 
     hub.kill();
     fetch(vm.forwarded(8080).unwrap_or_default(), "/", READY_DEADLINE)?;
