@@ -110,6 +110,8 @@ impl Site {
         for word in words {
             ensure!(text.contains(word), "no word of {word:?}: {text}");
         }
+        let message = said["messages"][0].as_str().context("it is refused without a word")?;
+        ensure_said(&mut self.vm, message)?;
         ensure!(running(&mut self.vm)? == before, "the stick changed what runs: {said}");
         answer(&mut self.vm, 8081)?;
         Ok(())
@@ -177,6 +179,16 @@ pub fn show_as(vm: &mut Vm, stick: &Stick, protection: Protection) -> Result<Val
     let said = ended(vm, before.ended + 1);
     vm.unplug("stick")?;
     said
+}
+
+/// What the node says of a stick is in its journal, and on its console too.
+pub fn ensure_said(vm: &mut Vm, message: &str) -> Result<()> {
+    let journal = vm.check("journalctl -b -u cairnd --no-pager -o cat -n 300")?;
+    ensure!(journal.contains(&format!("stick: {message}")), "the journal has no word of {message:?}");
+    wait::until("the console to say what the status says", VISIT_DEADLINE, || {
+        ensure!(vm.console().contains(message), "no {message:?} in:\n{}", vm.console_tail());
+        Ok(Some(()))
+    })
 }
 
 /// Waits until so many visits have ended since the node was started, and none is under way. What the node said of the last.

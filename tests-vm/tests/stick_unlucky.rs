@@ -50,7 +50,7 @@ fn stick_unlucky() -> Result<()> {
             .arg(&back),
     )?;
     fs::remove_file(&filler)?;
-    println!("a full stick: {said}");
+    ensure!(said["messages"].to_string().contains("the stick is full"), "no word of it: {said}");
     let desired = site::node(&site.hub, &site.id)?["desired_generation"].clone();
     ensure!(local(&mut site.vm)?["generation"] == desired, "what it brings was not taken: {said}");
 

@@ -59,12 +59,7 @@ fn stick_wrong_fleet() -> Result<()> {
     export(&site.hub, &others, &[&other])?;
     fs::remove_dir_all(others.join("tuf/director").join(&site.id)).ok();
     stick.fill(&others)?;
-    let (before, said) = (site::running(&mut site.vm)?, site::show(&mut site.vm, &stick)?);
-    ensure!(
-        said["messages"].to_string().contains(&site.id) || said["state"] != "failed",
-        "no word of it: {said}"
-    );
-    ensure!(site::running(&mut site.vm)? == before, "another node's stick changed what runs: {said}");
+    site.ensure_refused(&stick, &["nothing for this node", &site.id.clone()])?;
 
     // Five fleets on one stick, ours among them: its own is found.
     site::redeploy(&lab, &site.hub, 2)?;
