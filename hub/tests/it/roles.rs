@@ -10,14 +10,14 @@ use crate::{
     push::push_image,
 };
 
-async fn access(hub: &Hub, name: &str, role: &str) -> String {
+pub async fn access(hub: &Hub, name: &str, role: &str) -> String {
     let (status, body) =
         hub.api(Method::POST, "/access-tokens", Some(json!({"name": name, "role": role}))).await;
     assert_eq!(status, StatusCode::OK, "{body}");
     body["secret"].as_str().unwrap().to_owned()
 }
 
-async fn ask(hub: &Hub, token: &str, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+pub async fn ask(hub: &Hub, token: &str, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
     answer(hub.as_token(token, method, path).json(&body).send().await.unwrap()).await
 }
 

@@ -11,6 +11,7 @@ use crate::{
     harness::{Hub, refused},
     node::{Node, facts},
     reports::event,
+    roles::{access, ask},
 };
 
 async fn post(hub: &Hub, reports: &[String], enrolments: &[String]) -> (StatusCode, Value) {
@@ -139,6 +140,52 @@ async fn stores_each_report_once_in_whatever_order_and_how_often_the_sticks_come
     assert_eq!(node.send(&hub, numbered(&node, 6..9)).await, (StatusCode::OK, json!({"acknowledged": 8})));
     assert_eq!(counts(&import(&hub, &numbered(&node, 7..10), &[]).await), (1, 2, 9));
     assert_eq!(reasons(&hub, &node).await.len(), 9);
+}
+
+#[tokio::test]
+async fn a_gap_is_refused_unless_an_operator_gives_up_what_is_missing() {
+    let hub = Hub::start();
+    let (node, other) = (Node::by_stick(&hub, "edge1").await, Node::by_stick(&hub, "edge2").await);
+    assert_eq!(counts(&import(&hub, &numbered(&node, 1..4), &[]).await), (3, 0, 3));
+    // What the hub had up to 10 went with its disk; the node has dropped it.
+    let left = [numbered(&node, 1..3), numbered(&node, 11..14), numbered(&node, 15..17)].concat();
+    let answer = import(&hub, &left, &[]).await;
+    assert_eq!((counts(&answer), &answer["nodes"][0]["given_up"]), ((0, 2, 3), &json!(0)));
+    let cures = ["the stick that has what is missing", "restored from an older backup", "--accept-gap"];
+    told(
+        &answer,
+        &[&["(edge1)", "reports 11 to 16 cannot", "reports 4 to 10 must come first"], &cures[..]].concat(),
+    );
+    let accept = async |reports: &[String]| {
+        let body = json!({"reports": reports, "accept_gaps": true});
+        let (status, answer) = hub.api(Method::POST, "/usb/import", Some(body)).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer
+    };
+    // Without the word in what was asked, nothing is different the second time; and who may only look can't give it.
+    assert_eq!(counts(&import(&hub, &left, &[]).await), (0, 2, 3));
+    let eve = access(&hub, "eve", "viewer").await;
+    let body = json!({"reports": left, "accept_gaps": true});
+    refused(&ask(&hub, &eve, Method::POST, "/api/v1/usb/import", body).await, 403, "forbidden");
+    assert!(!audited(&hub, "usb.import").await[0].to_string().contains("given_up"));
+    let accepted = accept(&left).await;
+    assert_eq!((counts(&accepted), &accepted["nodes"][0]["given_up"]), ((3, 2, 13), &json!(7)));
+    told(&accepted, &["reports 15 to 16 cannot be taken yet, report 14 must come first"]);
+    assert_eq!(reasons(&hub, &node).await, ["r13", "r12", "r11", "r3", "r2", "r1"]);
+    let rows = audited(&hub, "usb.import").await;
+    let after = json!({"acknowledged": 13, "given_up": {"from": 4, "to": 10}});
+    assert_eq!((&rows[0]["subject"], &rows[0]["actor"]), (&json!(node.id), &json!("admin")));
+    assert_eq!((&rows[0]["before"], &rows[0]["after"]), (&json!({"acknowledged": 3}), &after));
+    // What was given up is known from now on, also by the network; and a gap there is refused as ever.
+    assert_eq!(counts(&import(&hub, &numbered(&node, 4..11), &[]).await), (0, 7, 13));
+    refused(&node.send(&hub, numbered(&node, 15..16)).await, 409, "report-gap");
+    // Where nothing is missing, the word changes nothing; nor does it count for what a node has not signed.
+    let whole = accept(&numbered(&node, 14..17)).await;
+    assert_eq!((counts(&whole), &whole["nodes"][0]["given_up"]), ((3, 0, 16), &json!(0)));
+    let (forged, real) = (&numbered(&other, 900..901)[0], &numbered(&node, 900..901)[0]);
+    let answer = accept(&[spliced(forged, real)]).await;
+    assert_eq!(counts(&answer), (0, 0, 0));
+    assert!(audited(&hub, "usb.import").await.iter().all(|row| row["subject"] != json!(other.id)));
 }
 
 #[tokio::test]
