@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cairn_model::{DesiredState, Digest, NodeId, desired::DesiredApp};
 use cairn_tests_vm::{
     Hub, Lab, Vm,
@@ -16,6 +16,22 @@ use cairn_trust::{
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
+
+/// A command line and a mount of the thief's own; the image is one that operators have signed, and is on the node.
+const EVIL: &str = "
+name: evil
+services:
+  evil:
+    image: demo/web:1
+    command: [httpd, -f, -p, '6666', -h, /]
+    ports: ['6666:6666']
+    volumes: ['loot:/loot']
+    user: root
+    restart: always
+    deploy: { mode: global }
+volumes:
+  loot:
+";
 
 #[test]
 fn stolen_hub() -> Result<()> {
@@ -38,19 +54,52 @@ fn stolen_hub() -> Result<()> {
     hub.cairn(&["artifact", "sign", "--key", &key, "--yes"])?;
     hub.wait_app_ready("demo", READY_DEADLINE)?;
     let before = running(&mut vm)?;
+    let genuine = Genuine::of(&hub, id)?;
 
-    for attack in [unsigned_app, forged_artifacts] {
-        attack(&hub, &id)?;
-        // A node polls by itself; starting the daemon anew only makes it do so now, and with an empty memory of what it
-        // has refused.
-        vm.check("systemctl restart cairnd")?;
-        wait::until("the node to refuse, and to say so to whoever stands before it", READY_DEADLINE, || {
-            let said = vm.run("cairn local status")?.text;
-            Ok(said.contains("is refused").then_some(()))
-        })?;
-        ensure!(running(&mut vm)? == before, "the attack changed what runs");
-    }
+    // All that the node would have to fetch is in the hub.
+    let file = lab.dir().join("evil.yaml");
+    fs::write(&file, EVIL)?;
+    hub.cairn(&["app", "deploy", &file.display().to_string()])?;
+    let app = unsigned(&hub, hub.json(&["app", "status", "evil"])?["digest"].as_str())?;
+    let command = lab.examples().join("hello-command.wasm").display().to_string();
+    let pushed = hub.json(&["artifact", "push", &command, "evil/image:1"])?;
+    let image = unsigned(&hub, pushed["digest"].as_str())?;
+
+    let nobody = "signed by no operator";
+    genuine.name_app(&hub, 1000, &app)?;
+    refused(&mut vm, &before, &["arbitrary-software", app.digest.as_str(), nobody])?;
+    genuine.name_image(&hub, 2000, &image)?;
+    refused(&mut vm, &before, &["arbitrary-software", image.digest.as_str(), nobody])?;
+    // The first attack again, and this time the artifacts repository holds the app.
+    forge_artifacts(&hub, &app)?;
+    genuine.name_app(&hub, 3000, &app)?;
+    refused(&mut vm, &before, &["(forgery)", "targets metadata"])?;
     fetch(vm.forwarded(8081).unwrap_or_default(), "/", READY_DEADLINE)?;
+
+    // Nor does the operators' own tool take the forgery for a beginning to sign on.
+    let said = hub.cairn_refused(&["artifact", "sign", "--key", &key, "--yes"])?;
+    ensure!(
+        said.contains("(forgery)") && said.contains("sign nothing until you know why"),
+        "it says: {said}"
+    );
+    Ok(())
+}
+
+/// Waits until the node refuses what it is told in these words; it runs what it ran, and nothing of the thief's.
+fn refused(vm: &mut Vm, before: &str, words: &[&str]) -> Result<()> {
+    // A node polls by itself; starting the daemon anew only makes it do so now, and with an empty memory of what it has
+    // refused.
+    vm.check("systemctl restart cairnd")?;
+    wait::until("the node to refuse, and to say why to whoever stands before it", READY_DEADLINE, || {
+        let said = vm.check("cairn local status -o json")?;
+        ensure!(said.contains("is refused (it may be an attack"), "it says: {said}");
+        ensure!(words.iter().all(|word| said.contains(word)), "{words:?} are expected of: {said}");
+        Ok(Some(()))
+    })?;
+    ensure!(running(vm)? == before, "the attack changed what runs");
+    let traces =
+        vm.check("ls -d /run/cairn/workloads/*evil* /var/lib/cairn/volumes/evil 2>/dev/null; true")?;
+    ensure!(traces.is_empty(), "something of the thief's is there: {traces}");
     Ok(())
 }
 
@@ -59,39 +108,73 @@ fn running(vm: &mut Vm) -> Result<String> {
     vm.check("systemctl show 'cairn-*-*-*.service' -p Id -p MainPID | sort")
 }
 
-/// Tells the node, properly signed by the director's keys, to run an app that no operator has signed.
-fn unsigned_app(hub: &Hub, node: &NodeId) -> Result<()> {
-    let evil = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
-    let digest = Digest::of(evil);
-    let mut state = current(hub, node)?;
-    state.generation += 1000;
-    state.apps.insert(
-        "evil".parse()?,
-        DesiredApp { app: digest.clone(), services: [("evil".parse()?, vec![0])].into() },
-    );
-    let keys = HubKeys::load(&hub.data().join("keys"))?;
-    let director = Director::open(&hub.data().join("tuf/director"), Lifetimes::default())?;
-    let entry = TargetEntry::new(digest, evil.len() as u64);
-    director.publish(
-        &keys,
-        node,
-        state.generation,
-        &serde_json::to_vec(&state)?,
-        &[entry],
-        Timestamp::now(),
-    )?;
-    Ok(())
+/// An artifact that the hub holds and no operator has signed.
+fn unsigned(hub: &Hub, digest: Option<&str>) -> Result<TargetEntry> {
+    let digest: Digest = digest.context("an artifact has a digest")?.parse()?;
+    let path = hub.data().join("blobs/sha256").join(digest.hex());
+    let size = fs::metadata(&path).with_context(|| format!("the hub has no {}", path.display()))?.len();
+    let (_, targets) = newest(hub, "targets")?;
+    ensure!(targets["signed"]["targets"][digest.target_name()].is_null(), "{digest} is signed");
+    Ok(TargetEntry::new(digest, size))
 }
 
-/// Adds a target to the artifacts repository. The thief has the keys of its snapshot and timestamp and signs those as
-/// the hub does; the targets he can only sign with a key that is not the operators' one.
-fn forged_artifacts(hub: &Hub, node: &NodeId) -> Result<()> {
+/// What the node was told before the theft, and what operators have signed.
+struct Genuine {
+    node: NodeId,
+    state: DesiredState,
+    signed: Vec<TargetEntry>,
+}
+
+impl Genuine {
+    fn of(hub: &Hub, node: NodeId) -> Result<Self> {
+        let (_, targets) = newest(hub, "targets")?;
+        let targets = targets["signed"]["targets"].as_object().context("there are targets")?;
+        let entry = |(name, target): (&String, &Value)| {
+            let digest = Digest::from_target_name(name).context("a target is named by its digest")?;
+            Ok(TargetEntry::new(digest, target["length"].as_u64().context("a target has a length")?))
+        };
+        let signed = targets.iter().map(entry).collect::<Result<Vec<_>>>()?;
+        Ok(Self { state: current(hub, &node)?, node, signed })
+    }
+
+    /// Tells the node, properly signed by the director's keys, to run an app that no operator has signed beside those
+    /// that it runs.
+    fn name_app(&self, hub: &Hub, ahead: u64, app: &TargetEntry) -> Result<()> {
+        let mut state = self.state.clone();
+        let evil = DesiredApp { app: app.digest.clone(), services: [("evil".parse()?, vec![0])].into() };
+        state.apps.insert("evil".parse()?, evil);
+        self.publish(hub, state, ahead, app)
+    }
+
+    /// Tells the node to hold an image that no operator has signed.
+    fn name_image(&self, hub: &Hub, ahead: u64, image: &TargetEntry) -> Result<()> {
+        self.publish(hub, self.state.clone(), ahead, image)
+    }
+
+    fn publish(&self, hub: &Hub, mut state: DesiredState, ahead: u64, evil: &TargetEntry) -> Result<()> {
+        state.generation += ahead;
+        let keys = HubKeys::load(&hub.data().join("keys"))?;
+        ensure!(keys.artifacts_targets.is_none(), "the thief has the operators' key");
+        let director = Director::open(&hub.data().join("tuf/director"), Lifetimes::default())?;
+        let entries = [&self.signed[..], std::slice::from_ref(evil)].concat();
+        let document = serde_json::to_vec(&state)?;
+        director.publish(&keys, &self.node, state.generation, &document, &entries, Timestamp::now())?;
+        Ok(())
+    }
+}
+
+/// Adds the app to the artifacts repository as an operator would. The thief has the keys of its snapshot and timestamp
+/// and signs those as the hub does; the targets he can only sign with a key that is not the operators' one.
+fn forge_artifacts(hub: &Hub, app: &TargetEntry) -> Result<()> {
     let keys = HubKeys::load(&hub.data().join("keys"))?;
     let thief = HubKeys::generate()?.artifacts_targets.context("a new set of keys is whole")?;
-    let evil = br#"{"schemaVersion":2,"config":{}}"#;
-    let target = json!({ "length": evil.len(), "hashes": { "sha256": Digest::of(evil).hex() } });
+    let target = json!({
+        "custom": { "mediaType": "application/vnd.oci.image.manifest.v1+json", "name": "apps/evil:1" },
+        "hashes": { "sha256": app.digest.hex() },
+        "length": app.length,
+    });
     let version = next_version(hub, "targets", &thief, |signed| {
-        signed["targets"][Digest::of(evil).target_name()] = target.clone();
+        signed["targets"][app.digest.target_name()] = target.clone();
     })?;
     let version = next_version(hub, "snapshot", &keys.artifacts_snapshot, |signed| {
         signed["meta"]["targets.json"] = json!({ "version": version });
@@ -99,24 +182,30 @@ fn forged_artifacts(hub: &Hub, node: &NodeId) -> Result<()> {
     next_version(hub, "timestamp", &keys.artifacts_timestamp, |signed| {
         signed["meta"]["snapshot.json"] = json!({ "version": version });
     })?;
-    unsigned_app(hub, node)
+    Ok(())
 }
 
-/// Publishes the next version of a role of the artifacts repository, changed and signed by `key`.
-fn next_version(hub: &Hub, role: &str, key: &KeyPair, change: impl Fn(&mut Value)) -> Result<u64> {
+/// The newest version of a role of the artifacts repository.
+fn newest(hub: &Hub, role: &str) -> Result<(u64, Value)> {
     let dir = hub.data().join("tuf/artifacts");
-    let mut newest = (0, Value::Null);
+    let mut newest = None;
     for entry in fs::read_dir(&dir)? {
         let path = entry?.path();
         if path.to_string_lossy().ends_with(&format!("{role}.json")) {
             let file: Value = serde_json::from_slice(&fs::read(&path)?)?;
             let version = file["signed"]["version"].as_u64().context("a role has a version")?;
-            if version > newest.0 {
-                newest = (version, file);
+            if newest.as_ref().is_none_or(|(known, _)| version > *known) {
+                newest = Some((version, file));
             }
         }
     }
-    let (version, mut file) = newest;
+    let Some(newest) = newest else { bail!("there is no {role} in {}", dir.display()) };
+    Ok(newest)
+}
+
+/// Publishes the next version of a role of the artifacts repository, changed and signed by `key`.
+fn next_version(hub: &Hub, role: &str, key: &KeyPair, change: impl Fn(&mut Value)) -> Result<u64> {
+    let (version, mut file) = newest(hub, role)?;
     file["signed"]["version"] = json!(version + 1);
     change(&mut file["signed"]);
     file["signatures"] = json!([]);
@@ -125,7 +214,8 @@ fn next_version(hub: &Hub, role: &str, key: &KeyPair, change: impl Fn(&mut Value
     } else {
         format!("{}.{role}.json", version + 1)
     };
-    fs::write(dir.join(name), sign_file(&serde_json::to_vec(&file)?, &[key])?)?;
+    let path = hub.data().join("tuf/artifacts").join(name);
+    fs::write(path, sign_file(&serde_json::to_vec(&file)?, &[key])?)?;
     Ok(version + 1)
 }
 
