@@ -8,7 +8,7 @@
 //! ([`forget`]) when the older OS's slot is overwritten, for then nothing can start that reads it.
 //!
 //! **Power cuts.** The file is replaced by rename, after a migration and before a removal. A migration that is cut off
-//! runs again and must begin with removing what it left behind.
+//! runs again and must begin with removing what it left behind; a removal that is cut off is gone on with by the next one.
 
 use std::{
     fs, io,
@@ -16,6 +16,7 @@ use std::{
 };
 
 use cairn_model::release::DataLayout;
+use fail::fail_point;
 
 use crate::updater::write_durably;
 
@@ -139,6 +140,7 @@ pub fn migrate(folder: &Path, migrations: &[Migration]) -> Result<(), LayoutErro
             continue;
         }
         (migration.run)(above(folder)).map_err(failed("migrate to", migration.to))?;
+        fail_point!("ota::layout-migrated", |_| Err(struck("migrate to", migration.to)));
         layout.kept.insert(0, layout.current);
         layout.current = migration.to;
         write(folder, &layout)?;
@@ -168,12 +170,13 @@ pub fn go_back(folder: &Path, known: u32) -> Result<(), LayoutError> {
 /// If that fails; it goes on the next time that something is removed.
 pub fn forget(folder: &Path, migrations: &[Migration]) -> Result<(), LayoutError> {
     let layout = read(folder)?;
-    if layout.kept.is_empty() {
-        return Ok(());
+    if !layout.kept.is_empty() {
+        // First the file: what is half removed must not count as whole.
+        write(folder, &Layout { current: layout.current, kept: Vec::new() })?;
     }
-    // First the file: what is half removed must not count as whole.
-    write(folder, &Layout { current: layout.current, kept: Vec::new() })?;
-    for migration in migrations.iter().filter(|migration| layout.kept.contains(&(migration.to - 1))) {
+    // Also those that are not kept any more: an earlier removal of them may have been cut off.
+    for migration in migrations.iter().filter(|migration| migration.to <= layout.current) {
+        fail_point!("ota::layout-forget", |_| Err(struck("forget", migration.to - 1)));
         (migration.forget)(above(folder)).map_err(failed("forget", migration.to - 1))?;
     }
     Ok(())
@@ -185,6 +188,11 @@ fn above(folder: &Path) -> &Path {
 
 fn failed(what: &'static str, layout: u32) -> impl FnOnce(io::Error) -> LayoutError {
     move |source| LayoutError::Failed { what, layout, source }
+}
+
+/// What a fault point says.
+fn struck(what: &'static str, layout: u32) -> LayoutError {
+    failed(what, layout)(io::Error::other("a fault point"))
 }
 
 fn write(folder: &Path, layout: &Layout) -> Result<(), LayoutError> {

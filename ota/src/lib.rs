@@ -2,7 +2,8 @@
 //!
 //! What comes in has been found genuine by others, and is compared with its digests here all the same. It must never write
 //! to what runs, never change the partition table, and never leave the machine without an entry that boots a whole slot.
-//! It starts no task; all of it blocks, and belongs on a thread for that.
+//! All of it blocks, and belongs on a thread for that. Writing a release starts threads of its own (`write/behind.rs` has
+//! the channels between them), and all have ended when it returns.
 //!
 //! | module | what it is for |
 //! |---|---|

@@ -190,6 +190,7 @@ pub fn write(
         Work { release, slot, running, scratch: target.scratch, watch: Watch::new(release, observe, stop) };
     fetch::tidy(target.scratch, release);
     work.fill(memory_limit, carrier)?;
+    work.watch.all_is_written();
     work.verify()?;
     fetch::clear(target.scratch, release);
     Ok(work.watch.end())

@@ -139,3 +139,17 @@ proptest! {
         prop_assert_ne!(Index::parse(&bytes), Ok(index));
     }
 }
+
+#[test]
+fn zeros_are_cut_as_everything_else_is() {
+    let masks = fastcdc::v2020::select_masks(AVERAGE, fastcdc::v2020::Normalization::Level1);
+    let (small, large) = masks;
+    let (_, cut) = fastcdc::v2020::cut(&ZEROS, MIN, AVERAGE, MAX, small, large, small << 1, large << 1);
+    assert_eq!(cut, MAX, "they are not looked at for a place to cut");
+    let bytes = [vec![0; 3 * MAX], noise(7, 100_000)].concat();
+    let mut cutter = Cutter::new(&bytes[..], 4096);
+    for number in 0..3 {
+        let (offset, chunk) = cutter.next_chunk().unwrap().unwrap();
+        assert_eq!((offset, chunk.len()), (number * MAX as u64, MAX));
+    }
+}

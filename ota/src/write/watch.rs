@@ -83,6 +83,11 @@ impl<'a> Watch<'a> {
         if (self.stop)() { Err(WriteError::Stopped) } else { Ok(()) }
     }
 
+    /// Tells that, before any of it is read back.
+    pub(super) fn all_is_written(&mut self) {
+        self.tell(Instant::now());
+    }
+
     /// Tells the end.
     pub(super) fn end(&mut self) -> OsProgress {
         self.tell(Instant::now());

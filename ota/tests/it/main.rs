@@ -8,6 +8,7 @@ mod boot;
 mod child;
 mod delta;
 mod faults;
+mod layout;
 #[path = "../../src/noise.rs"]
 mod noise;
 mod random;

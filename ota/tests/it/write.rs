@@ -131,7 +131,9 @@ fn stopped_anywhere_chunks_go_on_from_there() {
 
 #[test]
 fn stopped_anywhere_a_patch_goes_on_from_there() {
-    stopped_everywhere(&Scene::large().release, 0);
+    // On a busy machine a stop may fall into the index, which is looked at first: it is fetched again in whole.
+    let release = &Scene::large().release;
+    stopped_everywhere(release, release.chunks.index.size);
 }
 
 #[test]

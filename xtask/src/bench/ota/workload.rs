@@ -6,7 +6,7 @@
 //! - The point release: all files of `libssl3t64` are rebuilt, as for a security fix.
 //! - The month's updates: every 33rd file (3 %) below `usr/` is rebuilt, in the order of their paths, kernel modules and
 //!   Cairn's own left out (no new kernel), and a file of 1,220,000 bytes that do not compress is new. That is the share of
-//!   the image (1.6 % of what it is as a whole, compressed) that 4 MB are of the one that RAUC's quoted figures are of.
+//!   the image (1.5 % of what it is as a whole, compressed) that 4 MB are of the one that RAUC's quoted figures are of.
 //!
 //! What the version changes is changed in both: os-release, and the root hash inside the kernel image.
 
