@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use cairn_tests_vm::child;
 use serde_json::Value;
 
 use super::{Tally, failures, one, tally};
@@ -113,7 +114,7 @@ fn scenario(name: &str, binary: &Path, settings: &[Setting]) -> Result<Tally> {
     let arguments: &[&str] = if demo { &["demo", "--once"] } else { &["--show-output"] };
     let status = process::quiet(
         &log,
-        Command::new(binary)
+        child::command(binary)
             .env("CAIRN_TARGET", crate::target())
             .env("RUST_BACKTRACE", "0")
             .envs(settings.iter().map(|(name, value)| (name, value)))
