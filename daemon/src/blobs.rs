@@ -123,6 +123,16 @@ impl Blobs {
 
     /// Makes sure that `blob` is there, fetching what is missing of it.
     pub async fn ensure(&self, blob: &Blob, source: &dyn Source) -> Result<(), BlobError> {
+        let resumed = self.have(blob).await.is_some_and(|have| have > 0);
+        match self.fetch(blob, source).await {
+            // What was there already may be what is wrong: it is of a fetch that was cut off before it could be checked,
+            // perhaps from a stick that was damaged. It is gone now, and this source is not to blame before it was asked.
+            Err(BlobError::Source(SourceError::Corrupt { .. })) if resumed => self.fetch(blob, source).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn fetch(&self, blob: &Blob, source: &dyn Source) -> Result<(), BlobError> {
         let whole = self.path(&blob.digest);
         if fs::try_exists(&whole).await.unwrap_or(false) {
             return Ok(());

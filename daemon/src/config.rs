@@ -124,18 +124,44 @@ pub struct HubSettings {
     pub url: Url,
     /// The CA to trust, PEM; absent where the enrolled node has it in its ledger.
     pub ca_pem: Option<String>,
-    /// The enrolment token.
-    pub token: Option<String>,
+    /// Where the enrolment token is.
+    pub token: Option<TokenFile>,
 }
 
 impl fmt::Debug for HubSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The token is a secret: whatever prints settings must not print it.
-        let token = self.token.as_ref().map(|_| "<hidden>");
         f.debug_struct("HubSettings")
             .field("url", &self.url.as_str())
-            .field("token", &token)
+            .field("token", &self.token)
             .finish_non_exhaustive()
+    }
+}
+
+/// The file with the enrolment token: the configured one, or the unit's credential. It is read at every try and never kept,
+/// so that a token that is wrong or has expired is replaced without a restart, and a member needs none any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenFile(PathBuf);
+
+impl TokenFile {
+    /// The token in `path`.
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// The token as it is now.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is larger than any token's, or is empty.
+    pub fn read(&self) -> Result<String, ConfigError> {
+        let token = read_bounded(&self.0)?.trim().to_owned();
+        if token.is_empty() {
+            return Err(ConfigError::Value {
+                key: "hub.token_file",
+                cause: format!("{} is empty", self.0.display()),
+                cure: "write into it what `cairn token create` printed",
+            });
+        }
+        Ok(token)
     }
 }
 
@@ -148,7 +174,8 @@ pub struct Runtimes {
     pub wasm: PathBuf,
     /// `journalctl`.
     pub journalctl: PathBuf,
-    /// Memory limit of a job that unpacks or precompiles, in bytes.
+    /// Memory limit of the unit that a job which precompiles runs in, in bytes. A layer is unpacked by a child of the daemon,
+    /// within the daemon's own sandbox, which needs little memory and has no limit of its own.
     pub prepare_memory_bytes: u64,
 }
 
@@ -418,10 +445,17 @@ fn network_base(range: &str) -> Result<Ipv4Addr, ConfigError> {
 
 /// What systemd hands over under `name`; empty counts as absent.
 fn credential(credentials: Option<&Path>, name: &str) -> Result<Option<String>, ConfigError> {
+    let found = credential_file(credentials, name)?;
+    Ok(found.map(|(_, text)| text))
+}
+
+/// The same, with the file that it is in.
+fn credential_file(credentials: Option<&Path>, name: &str) -> Result<Option<(PathBuf, String)>, ConfigError> {
     let Some(path) = credentials.map(|dir| dir.join(name)).filter(|path| path.exists()) else {
         return Ok(None);
     };
-    Ok(Some(read_bounded(&path)?.trim().to_owned()).filter(|text| !text.is_empty()))
+    let text = read_bounded(&path)?.trim().to_owned();
+    Ok(Some((path, text)).filter(|(_, text)| !text.is_empty()))
 }
 
 fn roots_sha256(raw: RawTrust, credentials: Option<&Path>) -> Result<Option<String>, ConfigError> {
@@ -451,9 +485,9 @@ fn hub(raw: RawHub, credentials: Option<&Path>) -> Result<Option<HubSettings>, C
         Some(pem) => Some(pem),
         None => file(raw.ca_file)?,
     };
-    let token = match credential("cairn.enroll-token")? {
-        Some(token) => Some(token),
-        None => file(raw.token_file)?,
+    let token = match credential_file(credentials, "cairn.enroll-token")? {
+        Some((path, _)) => Some(TokenFile(path)),
+        None => raw.token_file.map(TokenFile),
     };
     if ca_pem.as_deref().is_some_and(|pem| !pem.contains("-----BEGIN CERTIFICATE-----")) {
         return Err(ConfigError::Value {

@@ -110,7 +110,10 @@ async fn start(settings: &Settings, stop: &CancellationToken) -> Result<JoinSet<
     for folder in [&settings.state_dir, &settings.run_dir] {
         ensure_private(folder).with_context(|| format!("failed to make {}", folder.display()))?;
     }
-    let key = Arc::new(identity::load_key(&settings.state_dir).context("the node's key cannot be used")?);
+    let key =
+        Arc::new(identity::load_key(&settings.state_dir).context(
+            "the node's key cannot be used; check that the data partition has room and is writable",
+        )?);
     let ledger = Ledger::open(&settings.state_dir.join("ledger.sqlite")).await?;
     let initial = initial_generation(&ledger).await?;
     let boot = identity::boot_id().context("failed to read the boot id")?;

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::{
     Row, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqlitePoolOptions, SqliteSynchronous,
+    },
 };
 
 mod outbox;
@@ -102,6 +104,7 @@ const ENROLMENT: &str = "enrolment";
 /// Where one without is kept: a daemon that knows only those with a hub takes the node for new after its OS went back,
 /// and leaves what runs alone, where it would refuse the whole ledger over an enrolment that it cannot read.
 const ENROLMENT_BY_MEDIA: &str = "enrolment-by-media";
+const HUB_WAS_LAST: &str = "hub-was-heard-last";
 
 /// What enrolment gave; with it the node can reach and judge its hub.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -145,6 +148,9 @@ impl Ledger {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
+            // Nobody else reads it. The index of the log is in memory then, not in a file that has to be made at each start:
+            // a node whose disk is full could not open its ledger, and would run nothing after a reboot.
+            .locking_mode(SqliteLockingMode::Exclusive)
             .statement_cache_capacity(16)
             // 256 KiB of pages: the ledger is small and so shall the daemon be.
             .pragma("cache_size", "-256");
@@ -207,6 +213,19 @@ impl Ledger {
             .await
             .map_err(write())?;
         tx.commit().await.map_err(write())
+    }
+
+    /// Whether it was the hub itself that was believed last, and no stick; also where that was before this daemon began.
+    pub async fn hub_was_heard_last(&self) -> Result<bool> {
+        Ok(self.meta(HUB_WAS_LAST).await?.is_some_and(|value| value == [1]))
+    }
+
+    /// Remembers that; written only where it changes.
+    pub async fn set_hub_was_heard_last(&self, hub: bool) -> Result<()> {
+        if self.hub_was_heard_last().await? == hub {
+            return Ok(());
+        }
+        self.set_meta(HUB_WAS_LAST, vec![u8::from(hub)]).await
     }
 
     /// The last verified generation.

@@ -4,7 +4,7 @@
 //!
 //! It never gives up, and never stops anything that runs: whatever hub or stick do, it says what is wrong (journal, local
 //! status, events) and tries again later. Hub and stick are two carriers of the same: whichever has the newer generation
-//! is followed, and never one that is older than what is applied.
+//! is followed, and never one that is older than what is applied. A stick that takes long is read in turns with the hub.
 
 use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
@@ -35,9 +35,8 @@ mod tests;
 mod visit;
 mod words;
 
-use visit::Joined;
+use visit::{Joined, Pace};
 pub use visit::{MediaOutcome, MediaVisit};
-pub(crate) use words::WRONG_FLEET;
 
 /// First and longest pause between tries to reach the hub.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -102,6 +101,7 @@ struct Task {
     status: watch::Sender<LinkStatus>,
     hub: watch::Sender<Option<HubClient>>,
     desired: watch::Sender<Option<Arc<Assembled>>>,
+    pace: Pace,
 }
 
 /// Sticks that wait to be read.
@@ -144,7 +144,7 @@ pub fn build(
     let (desired, desired_out) = watch::channel(initial);
     let (media, visits) = mpsc::channel(1);
     let node = config.key.public().node_id();
-    let task = Task { config, node, ledger, blobs, reporter, status, hub, desired };
+    let task = Task { config, node, ledger, blobs, reporter, status, hub, desired, pace: Pace::default() };
     (Link { status: status_out, hub: hub_out, desired: desired_out, media }, task.run(Visits(visits)))
 }
 
@@ -225,7 +225,10 @@ impl Task {
                 self.say(*state, problem.clone());
             }
             match (waiting.take(), &client) {
-                (Some(visit), _) => self.receive(visit, note.take(), &mut puller, enrolment).await,
+                (Some(visit), client) => {
+                    let hub = client.as_ref().ok();
+                    self.receive(visit, note.take(), &mut puller, enrolment, hub).await;
+                }
                 // What is dropped here goes on from the disk afterwards: blobs, metadata and ledger are whole or resumed.
                 (None, Ok(client)) => tokio::select! {
                     never = self.keep_up(client, &mut puller) => match never {},

@@ -36,30 +36,50 @@ fn tell(state: &[NotifyState<'_>]) {
 /// Runs until `stop` is cancelled.
 pub async fn run(
     alive: watch::Receiver<Instant>,
-    mut link: watch::Receiver<LinkStatus>,
-    mut work: watch::Receiver<WorkStatus>,
+    link: watch::Receiver<LinkStatus>,
+    work: watch::Receiver<WorkStatus>,
     stop: CancellationToken,
 ) {
-    let watchdog = sd_notify::watchdog_enabled();
-    let mut tick = interval(watchdog.map_or(STATUS_INTERVAL, |limit| limit / 3));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        // Every arm is cancel-safe: a tick that is missed comes again, watches keep their latest value.
-        tokio::select! {
-            _ = tick.tick() => {
-                if alive.borrow().elapsed() > HANGS_AFTER {
-                    tracing::error!("the reconciler hangs; leaving the restart to the watchdog");
-                } else if watchdog.is_some() {
-                    tell(&[NotifyState::Watchdog]);
+    let keeper = Keeper { watchdog: sd_notify::watchdog_enabled(), hangs_after: HANGS_AFTER, tell };
+    keeper.run(alive, link, work, stop).await;
+}
+
+/// Who feeds the watchdog.
+struct Keeper<T> {
+    /// After how long without food systemd acts; none where it does not.
+    watchdog: Option<Duration>,
+    hangs_after: Duration,
+    tell: T,
+}
+
+impl<T: Fn(&[NotifyState<'_>])> Keeper<T> {
+    async fn run(
+        self,
+        alive: watch::Receiver<Instant>,
+        mut link: watch::Receiver<LinkStatus>,
+        mut work: watch::Receiver<WorkStatus>,
+        stop: CancellationToken,
+    ) {
+        let mut tick = interval(self.watchdog.map_or(STATUS_INTERVAL, |limit| limit / 3));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Every arm is cancel-safe: a tick that is missed comes again, watches keep their latest value.
+            tokio::select! {
+                _ = tick.tick() => {
+                    if alive.borrow().elapsed() > self.hangs_after {
+                        tracing::error!("the reconciler hangs; leaving the restart to the watchdog");
+                    } else if self.watchdog.is_some() {
+                        (self.tell)(&[NotifyState::Watchdog]);
+                    }
+                    continue;
                 }
-                continue;
+                Ok(()) = link.changed() => {}
+                Ok(()) = work.changed() => {}
+                () = stop.cancelled() => return,
             }
-            Ok(()) = link.changed() => {}
-            Ok(()) = work.changed() => {}
-            () = stop.cancelled() => return,
+            let line = status_line(&link.borrow_and_update(), &work.borrow_and_update());
+            (self.tell)(&[NotifyState::Status(&line)]);
         }
-        let line = status_line(&link.borrow_and_update(), &work.borrow_and_update());
-        tell(&[NotifyState::Status(&line)]);
     }
 }
 
@@ -74,4 +94,66 @@ fn status_line(link: &LinkStatus, work: &WorkStatus) -> String {
         work.generation,
         work.workloads.len()
     )
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use cairn_model::local::LinkState;
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::*;
+
+    /// Feeds a watchdog of 60 ms while `alive` is younger than 300 ms; each meal is a message.
+    pub(crate) fn meals(
+        alive: watch::Receiver<Instant>,
+        stop: CancellationToken,
+    ) -> mpsc::UnboundedReceiver<()> {
+        let (told, meals) = mpsc::unbounded_channel();
+        let link = LinkStatus {
+            state: LinkState::Unconfigured,
+            problem: None,
+            refusal: None,
+            last_contact: None,
+            verified: None,
+            skew_seconds: 0,
+            hub: None,
+        };
+        let tell = move |state: &[NotifyState<'_>]| {
+            if state.iter().any(|said| matches!(said, NotifyState::Watchdog)) {
+                let _ = told.send(());
+            }
+        };
+        let watchdog = Some(Duration::from_millis(60));
+        let keeper = Keeper { watchdog, hangs_after: Duration::from_millis(300), tell };
+        let (link, work) = (watch::channel(link).1, watch::channel(WorkStatus::default()).1);
+        tokio::spawn(keeper.run(alive, link, work, stop));
+        meals
+    }
+
+    /// Whether there are none for much longer than the time between two of them.
+    pub(crate) async fn starves(meals: &mut mpsc::UnboundedReceiver<()>) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            if timeout(Duration::from_secs(1), meals.recv()).await.is_err() {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[tokio::test]
+    async fn the_watchdog_is_fed_while_the_reconciler_looks_and_no_longer() {
+        let stop = CancellationToken::new();
+        let (looks, alive) = watch::channel(Instant::now());
+        let mut meals = meals(alive, stop.clone());
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(1) {
+            looks.send_replace(Instant::now());
+            timeout(Duration::from_secs(5), meals.recv()).await.expect("it is fed").unwrap();
+        }
+        assert!(starves(&mut meals).await, "nobody looks any more");
+        looks.send_replace(Instant::now());
+        timeout(Duration::from_secs(5), meals.recv()).await.expect("it is fed again").unwrap();
+        stop.cancel();
+    }
 }

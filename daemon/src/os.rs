@@ -40,7 +40,7 @@ mod trial;
 mod window;
 
 use engine::{Engine, Find};
-use gate::{Contact, Verdict};
+use gate::Verdict;
 use open::Patience;
 use trial::{Clock, Terms, Trial};
 
@@ -57,9 +57,6 @@ const RESTART_AGAIN: Duration = Duration::from_secs(120);
 /// Progress goes to the hub at most this often.
 const CALM: Duration = Duration::from_secs(5);
 
-/// Told where a check is left out.
-const NO_HUB: &str = "; the hub is not asked, because none is configured";
-
 /// What the task is made of.
 pub struct Config {
     /// The machine is looked for below this folder.
@@ -70,7 +67,7 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// The node's own command that must end with 0 on an OS that is tried.
     pub health_command: Vec<String>,
-    /// Whether there is a hub at all, which a new OS must reach.
+    /// Whether there is a hub at all. What must be heard of it the signed policy says.
     pub has_hub: bool,
     /// The generation to run.
     pub desired: watch::Receiver<Option<Arc<Assembled>>>,
@@ -360,14 +357,11 @@ impl Node {
                 return false;
             }
         };
-        // A node that only sticks come to has nobody to reach, whatever the fleet's other nodes must live up to.
-        let left_out = if attempt.health.hub && !self.config.has_hub { NO_HUB } else { "" };
+        let asked = gate::asked_of_hub(&attempt.health, attempt.hub_verified, self.config.has_hub);
+        let left_out = asked.err().unwrap_or_default();
         let terms = Terms {
             expected,
-            hub: (attempt.health.hub && self.config.has_hub).then_some(match attempt.hub_verified {
-                true => Contact::Verified,
-                false => Contact::Answered,
-            }),
+            hub: asked.ok(),
             deadline: Duration::from_secs(u64::from(attempt.health.deadline_seconds)),
             commands: vec![
                 ("the release's health command", attempt.health_command.clone()),

@@ -18,10 +18,14 @@ mod http;
 mod media;
 #[cfg(test)]
 pub(crate) mod tests;
+mod validity;
 
 pub use http::{Clocked, HubClient, HubTls};
 pub use media::MediaSource;
 pub(crate) use media::StickThread;
+#[cfg(test)]
+pub(crate) use media::fault::Fault;
+pub(crate) use validity::judged_by_the_clock;
 
 /// Why a source did not give what was asked for. Says nothing about trust.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +34,12 @@ pub enum SourceError {
     #[error("the hub cannot be reached ({cause}); check the network, the hub's address and its certificate")]
     Unreachable {
         /// The whole chain of causes.
+        cause: String,
+    },
+    /// The hub's certificate is not valid at the time that this node believes it is.
+    #[error("the hub cannot be reached: {cause}")]
+    Clock {
+        /// Both times, and the cure.
         cause: String,
     },
     /// The source answered with an error of its own.
@@ -105,7 +115,11 @@ impl SourceError {
             | Self::Absent { .. }
             | Self::Damaged { .. }
             | Self::Fetch(FetchError::NotAFile { .. }) => true,
-            Self::Unreachable { .. } | Self::Media { .. } | Self::Nowhere | Self::Fetch(_) => false,
+            Self::Unreachable { .. }
+            | Self::Clock { .. }
+            | Self::Media { .. }
+            | Self::Nowhere
+            | Self::Fetch(_) => false,
         }
     }
 }

@@ -227,7 +227,7 @@ impl Task {
                     not_before: Instant::now(),
                 });
                 retry.not_before = Instant::now() + retry.backoff.after_failure(random());
-                let problem = format!("image {image} cannot be made ready: {e}");
+                let problem = format!("image {image} cannot be made ready: {}", with_cure(&e.to_string()));
                 tracing::error!("{problem}");
                 self.state.send_if_modified(|state| {
                     let changed = state.failed.get(&image) != Some(&problem);
@@ -342,6 +342,13 @@ impl Task {
         self.compiler = Some(hash.clone());
         Ok(hash)
     }
+}
+
+/// A job's own words name the cause; where that is the disk, they cannot know what a node does about it.
+fn with_cure(problem: &str) -> String {
+    let is_full = problem.contains("No space left on device");
+    let cure = if is_full { "; remove apps or volumes, or use a larger disk: it is tried again" } else { "" };
+    format!("{problem}{cure}")
 }
 
 /// How the name of something begins that is about to be removed.

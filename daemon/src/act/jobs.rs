@@ -18,7 +18,7 @@ pub struct Job {
     pub name: String,
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// Memory limit in bytes, where the runner has the means.
+    /// Memory limit in bytes, where the runner has the means: units do, plain processes don't.
     pub memory_max: u64,
     /// How long it may take.
     pub deadline: Duration,

@@ -48,7 +48,7 @@ fn credentials_win_over_files_and_are_never_printed() {
     let settings = Settings::load(dir.path(), Some(&dir.path().join("cred"))).unwrap();
     let hub = settings.hub.clone().unwrap();
     assert_eq!(hub.url.as_str(), "https://new:8443/");
-    assert_eq!(hub.token.as_deref(), Some("s3cret"));
+    assert_eq!(hub.token.unwrap().read().unwrap(), "s3cret");
     assert!(!format!("{settings:?}").contains("s3cret"));
 }
 
@@ -100,5 +100,26 @@ fn expected_roots_are_taken_as_they_are_shown() {
     for wrong in ["ab12", "sha256:ab", &"xy".repeat(32)] {
         let message = refused(&[("etc/cairn/cairnd.toml", &format!("[trust]\nroots_sha256 = '{wrong}'"))]);
         assert!(message.contains("trust.roots_sha256") && message.contains("cairn trust roots"), "{message}");
+    }
+}
+
+#[test]
+fn the_token_is_read_when_it_is_needed_and_what_is_wrong_with_it_is_named() {
+    let dir = root(&[]);
+    let token = dir.path().join("token");
+    let config = format!("[hub]\nurl = 'https://hub:1'\ntoken_file = '{}'", token.display());
+    fs::create_dir_all(dir.path().join("etc/cairn")).unwrap();
+    fs::write(dir.path().join("etc/cairn/cairnd.toml"), config).unwrap();
+    // A member's token may be gone by now: that is no reason not to start.
+    let file = Settings::load(dir.path(), None).unwrap().hub.unwrap().token.unwrap();
+    assert!(file.read().unwrap_err().to_string().contains("check that it exists"));
+    fs::write(&token, " \n").unwrap();
+    let empty = file.read().unwrap_err().to_string();
+    assert!(empty.contains("is empty") && empty.contains("cairn token create"), "{empty}");
+    fs::write(&token, "x".repeat(300 << 10)).unwrap();
+    assert!(file.read().unwrap_err().to_string().contains("larger than"));
+    for text in ["old", "new\n"] {
+        fs::write(&token, text).unwrap();
+        assert_eq!(file.read().unwrap(), text.trim());
     }
 }

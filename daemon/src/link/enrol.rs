@@ -20,7 +20,7 @@ use url::Url;
 use super::{Joined, MediaOutcome, MediaVisit, RETRY, Task, Visits, words};
 use crate::{
     backoff::{Backoff, random},
-    config::HubSettings,
+    config::{HubSettings, TokenFile},
     identity,
     ledger::Enrolment,
     report::enrol_request,
@@ -38,6 +38,10 @@ enum NotJoined {
     Failed(String),
 }
 
+fn senseless(cause: String) -> SourceError {
+    SourceError::Garbage { what: "enrolment", cause }
+}
+
 impl Task {
     /// What enrolment gave, now or earlier, and the stick that brought it: it has more to give.
     pub(super) async fn membership(&self, visits: &mut Visits) -> (Enrolment, Option<Joined>) {
@@ -51,10 +55,21 @@ impl Task {
             tokio::select! {
                 biased;
                 enrolment = &mut enrolling => return (enrolment, None),
-                visit = visits.next() => match self.granted(&visit).await {
-                    Ok((enrolment, note)) => return (enrolment, Some(Joined { visit, note })),
-                    Err(outcome) => visit.answer(outcome),
-                },
+                visit = visits.next() => {
+                    // The hub is gone on with while the stick is read, which may take its time. Both pin the same store, once:
+                    // where it is the hub's roots first, the stick's must be the same.
+                    let granted = tokio::select! {
+                        biased;
+                        enrolment = &mut enrolling => {
+                            Ok((enrolment, "the hub has just made this node a member".to_owned()))
+                        }
+                        granted = self.granted(&visit) => granted,
+                    };
+                    match granted {
+                        Ok((enrolment, note)) => return (enrolment, Some(Joined { visit, note })),
+                        Err(outcome) => visit.answer(outcome),
+                    }
+                }
             }
         }
     }
@@ -118,11 +133,10 @@ impl Task {
             let tls = HubTls { ca_pem: ca_pem.clone(), clock: self.config.clock };
             let answer = match HubClient::build(hub.clone(), &tls, self.config.key.clone()) {
                 Ok(client) => self.ask(&client, token, known).await,
-                Err(e) => Err(e),
+                Err(e) => Err(e.to_string()),
             };
-            let admitted = answer.and_then(|grant| {
-                self.admitted(grant).map_err(|cause| SourceError::Garbage { what: "enrolment", cause })
-            });
+            let admitted =
+                answer.and_then(|grant| self.admitted(grant).map_err(|cause| senseless(cause).to_string()));
             let pause = match admitted {
                 Ok(Some(enrolment)) => match self.remember(&enrolment).await {
                     Ok(_) => return enrolment,
@@ -153,18 +167,19 @@ impl Task {
         format!("`cairn node approve {}` (fingerprint {fingerprint})", self.node)
     }
 
-    async fn ask(&self, client: &HubClient, token: &str, known: bool) -> Result<EnrollGrant, SourceError> {
+    async fn ask(&self, client: &HubClient, token: &TokenFile, known: bool) -> Result<EnrollGrant, String> {
         let answer = if known {
             client.enrollment().await
         } else {
-            let jws = enrol_request(&self.config.key, &self.config.facts, token)
-                .map_err(|cause| SourceError::Garbage { what: "enrolment", cause })?;
+            // As it is now: whoever replaces one that was refused need not restart anything.
+            let token = token.read().map_err(|e| chain(&e))?;
+            let jws = enrol_request(&self.config.key, &self.config.facts, &token)?;
             client.enroll(jws).await
         };
         if answer.as_ref().is_ok() || answer.as_ref().is_err_and(SourceError::is_answer) {
             self.heard();
         }
-        answer
+        answer.map_err(|e| e.to_string())
     }
 
     /// What a grant means: in, not yet, or nonsense.
@@ -221,12 +236,29 @@ impl Task {
 
     /// Looks for a grant on a stick: trust on first use, by whoever can touch the machine.
     async fn granted(&self, visit: &MediaVisit) -> Result<(Enrolment, String), MediaOutcome> {
+        // Whoever stands before the machine must not be quicker than the hub that it was made for.
+        if let (Some(hub), None) = (&self.config.hub, &self.config.roots_sha256) {
+            let text = format!(
+                "this node becomes a member by its hub {}, and by stick only where trust.roots_sha256 names the fleet: set that \
+                 (see `cairn trust roots`), or let the hub through",
+                hub.url
+            );
+            self.refuse(None, &text).await;
+            return Err(MediaOutcome::refused(None, text));
+        }
         let grant = match visit.source.grant().await {
             Ok(Some(grant)) => grant,
             Ok(None) => return Err(self.asks()),
             Err(e) => {
-                let broken = !e.is_answer() || !visit.source.is_there().await;
-                return Err(MediaOutcome { broken, ..MediaOutcome::refused(None, e.to_string()) });
+                if !e.is_answer() || !visit.source.is_there().await {
+                    return Err(MediaOutcome { member: false, ..self.broken(e.to_string()).await });
+                }
+                let text = format!(
+                    "what lies on the stick as this node's grant is none ({}); export to it again, or to another one",
+                    chain(&e)
+                );
+                self.refuse(None, &text).await;
+                return Err(MediaOutcome { may_write: true, ..MediaOutcome::refused(None, text) });
             }
         };
         let (attack, text) = match self.admitted(grant) {
@@ -243,7 +275,9 @@ impl Task {
             }
         };
         self.refuse(attack, &text).await;
-        Err(MediaOutcome::refused(attack.map(str::to_owned), text))
+        // Another fleet has no use for this node's request.
+        let may_write = attack.is_none();
+        Err(MediaOutcome { may_write, ..MediaOutcome::refused(attack.map(str::to_owned), text) })
     }
 
     /// Not a member, and the stick does not make it one.
@@ -256,6 +290,6 @@ impl Task {
         if self.config.hub.is_none() {
             self.say(LinkState::Enrolling, Some(note.clone()));
         }
-        MediaOutcome { notes: vec![note], ..MediaOutcome::default() }
+        MediaOutcome { may_write: true, notes: vec![note], ..MediaOutcome::default() }
     }
 }

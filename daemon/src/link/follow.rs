@@ -10,7 +10,7 @@ use crate::{
     assemble::Assembled,
     backoff::{Backoff, random},
     pull::{PullError, Puller},
-    source::{HubClient, Source},
+    source::{HubClient, Source, judged_by_the_clock},
 };
 
 /// A clock that is off by more than this is reported.
@@ -37,10 +37,12 @@ impl Task {
         }
     }
 
-    async fn pull(&self, client: &HubClient, puller: &mut Puller) -> Result<(), PullError> {
+    /// One look at the hub, whole or not at all.
+    pub(super) async fn pull(&self, client: &HubClient, puller: &mut Puller) -> Result<(), PullError> {
         let begun = Instant::now();
         let newer = puller.pull(client, self.clock(), self.applied()).await?;
         self.believed(client.skew_seconds());
+        self.heard_last(true).await;
         match newer {
             Some(newer) => self.apply(newer, begun, "").await,
             None => self.replenish(client, puller).await?,
@@ -48,6 +50,13 @@ impl Task {
         self.say(LinkState::Online, clock_problem(client.skew_seconds()));
         self.set_refusal(None);
         Ok(())
+    }
+
+    /// Remembers who was believed last, the hub itself or a stick: by that an older stick is told from an attack.
+    pub(super) async fn heard_last(&self, hub: bool) {
+        if let Err(e) = self.ledger.set_hub_was_heard_last(hub).await {
+            tracing::error!("{}", chain(&e));
+        }
     }
 
     /// From now on this generation is to run.
@@ -79,11 +88,12 @@ impl Task {
 
     /// Says what went wrong: a hub that is not reached is the link's problem, a bundle that is not believed is an event.
     pub(super) async fn explain(&self, error: &PullError) {
-        let text = chain(error);
         if error.is_transport() {
+            let text = judged_by_the_clock(error).unwrap_or_else(|| chain(error));
             self.say(LinkState::Offline, Some(text));
             return;
         }
+        let text = chain(error);
         self.heard();
         self.say(LinkState::Online, None);
         let attack = error.attack();

@@ -5,7 +5,9 @@ use cairn_model::Digest;
 use super::*;
 use crate::pull::PullError;
 
+mod refused;
 mod sticks;
+mod torn;
 
 /// A node without a hub.
 fn config(dir: &std::path::Path, key: &Arc<KeyPair>) -> Config {
@@ -42,6 +44,7 @@ async fn task(dir: &std::path::Path) -> Task {
         status: watch::channel(status).0,
         hub: watch::channel(None).0,
         desired: watch::channel(None).0,
+        pace: Pace::default(),
     }
 }
 

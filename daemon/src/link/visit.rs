@@ -1,16 +1,28 @@
 //! What the task that finds sticks asks of the link, what it is told, and how a stick is read: exactly as the hub is, by
 //! the same pull.
 
-use std::sync::Arc;
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_model::{Digest, error::chain, report::Severity};
-use cairn_trust::fetch::Fetch;
+use cairn_trust::{
+    client::{Client, ClientError, Limits},
+    clock::Freshness,
+    fetch::Fetch,
+    store::Store,
+};
 use futures_util::StreamExt;
 use tokio::{
     sync::{oneshot, watch},
-    time::Instant,
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -20,8 +32,33 @@ use super::{
 use crate::{
     ledger::Enrolment,
     pull::{PullError, Puller},
-    source::{BlobStream, MediaSource, Missing, Source, SourceError},
+    source::{BlobStream, HubClient, MediaSource, Missing, Source, SourceError},
 };
+
+/// How long a stick may keep the node from its hub, and how slow it may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// So many bytes of documents and blobs must come,
+    pub(super) least: u64,
+    /// in so much time; else the visit ends, and the next one goes on where it was.
+    pub(super) within: Duration,
+    /// So long it is read before the hub is looked at: what is there of a large blob is hashed again after each turn, so
+    /// that short ones would bring nothing forward.
+    pub(super) turn: Duration,
+    /// So long the look at the hub may take.
+    pub(super) look: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            least: 4 << 20,
+            within: Duration::from_secs(600),
+            turn: Duration::from_secs(300),
+            look: Duration::from_secs(60),
+        }
+    }
+}
 
 /// A stick is there to be read. It must not be pulled before the reply has come: that is only sent when nothing of
 /// [`MediaVisit::source`] is held here any more. Where the reply is not waited for any longer, reading ends.
@@ -68,6 +105,9 @@ pub struct MediaOutcome {
     pub refused: Option<(Option<String>, String)>,
     /// The stick could not be read to the end: pulled, or failing.
     pub broken: bool,
+    /// What this node has to say may be written to it: its request, where it may join by stick; a member's reports only
+    /// where something on this very stick was signed by its fleet, however old.
+    pub may_write: bool,
     /// Up to which sequence the hub has this node's reports, by its signed word.
     pub acknowledged: Option<u64>,
     /// What else a person should know.
@@ -87,6 +127,16 @@ impl MediaOutcome {
 struct Shown {
     source: Arc<MediaSource>,
     progress: watch::Sender<(u64, u64)>,
+    /// Bytes that came in the whole visit; what is shown begins anew with each turn.
+    came: Arc<AtomicU64>,
+}
+
+impl Shown {
+    fn count(&self, document: Result<Bytes, SourceError>) -> Result<Bytes, SourceError> {
+        let bytes = document?;
+        self.came.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(bytes)
+    }
 }
 
 #[async_trait]
@@ -107,18 +157,19 @@ impl Source for Shown {
     }
 
     async fn manifest(&self, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError> {
-        self.source.manifest(digest, max_bytes).await
+        self.count(self.source.manifest(digest, max_bytes).await)
     }
 
     async fn document(&self, digest: &Digest, max_bytes: u64) -> Result<Bytes, SourceError> {
-        self.source.document(digest, max_bytes).await
+        self.count(self.source.document(digest, max_bytes).await)
     }
 
     async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, SourceError> {
         let BlobStream { offset, bytes } = self.source.blob(digest, offset).await?;
-        let progress = self.progress.clone();
+        let (progress, came) = (self.progress.clone(), self.came.clone());
         let count = move |piece: &Result<Bytes, SourceError>| {
             let n = piece.as_ref().map_or(0, Bytes::len) as u64;
+            came.fetch_add(n, Ordering::Relaxed);
             progress.send_modify(|(copied, _)| *copied += n);
         };
         Ok(BlobStream { offset, bytes: bytes.inspect(count).boxed() })
@@ -130,19 +181,20 @@ impl Source for Shown {
 }
 
 impl Task {
-    /// Reads a stick on a node that is a member.
+    /// Reads a stick on a node that is a member, of `hub` where it has one.
     pub(super) async fn receive(
         &self,
         visit: MediaVisit,
         note: Option<String>,
         puller: &mut Puller,
         enrolment: &Enrolment,
+        hub: Option<&HubClient>,
     ) {
         let MediaVisit { source, progress, mut reply } = visit;
-        let shown = Shown { source, progress };
+        let shown = Shown { source, progress, came: Arc::default() };
         // Dropped in the middle it goes on from the disk the next time.
         let outcome = tokio::select! {
-            outcome = self.read(&shown, puller, enrolment) => outcome,
+            outcome = self.read_in_turns(&shown, puller, enrolment, hub) => outcome,
             () = reply.closed() => return,
         };
         drop(shown);
@@ -151,12 +203,70 @@ impl Task {
         let _ = reply.send(MediaOutcome { notes, ..outcome });
     }
 
+    /// Reads it to its end, in turns with looks at the hub, unless it is too slow.
+    async fn read_in_turns(
+        &self,
+        stick: &Shown,
+        puller: &mut Puller,
+        enrolment: &Enrolment,
+        hub: Option<&HubClient>,
+    ) -> MediaOutcome {
+        let mut slow = pin!(too_slow(&stick.came, self.pace));
+        loop {
+            // Any arm may be dropped: what is read of a stick goes on from the disk.
+            tokio::select! {
+                outcome = self.read(stick, puller, enrolment) => return outcome,
+                () = &mut slow => return self.given_up().await,
+                () = sleep(self.pace.turn), if hub.is_some() => {}
+            }
+            if let Some(hub) = hub
+                && let Err(problem) = self.look_at_hub(hub, puller).await
+            {
+                return MediaOutcome { member: true, ..MediaOutcome::refused(None, problem) };
+            }
+        }
+    }
+
+    /// Between two turns of a stick. What is dropped on either side leaves the puller's memory ahead of its disk: it is made
+    /// anew for each.
+    async fn look_at_hub(&self, hub: &HubClient, puller: &mut Puller) -> Result<(), String> {
+        *puller = self.puller().await?;
+        match timeout(self.pace.look, self.pull(hub, puller)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => self.explain(&e).await,
+            Err(_) => tracing::debug!("the hub is left for the stick again"),
+        }
+        *puller = self.puller().await?;
+        Ok(())
+    }
+
+    /// A stick that would take for ever.
+    async fn given_up(&self) -> MediaOutcome {
+        let Pace { least, within, .. } = self.pace;
+        let text = format!(
+            "the stick is too slow, less than {} MiB came in {} minutes; plug it in again, and it goes on where it stopped, or \
+             export to another one",
+            least >> 20,
+            within.as_secs() / 60
+        );
+        self.broken(text).await
+    }
+
+    /// A stick that could not be read to its end.
+    pub(super) async fn broken(&self, text: String) -> MediaOutcome {
+        let text = words::plain(&text);
+        tracing::warn!("{text}");
+        self.reporter.event(Severity::Warning, "stick-broken", text.clone()).await;
+        MediaOutcome { member: true, broken: true, ..MediaOutcome::refused(None, text) }
+    }
+
     async fn read(&self, stick: &Shown, puller: &mut Puller, enrolment: &Enrolment) -> MediaOutcome {
         let begun = Instant::now();
         let clock = self.clock();
         let taken = match puller.pull(stick, clock, self.applied()).await {
             Ok(Some(newer)) => {
                 let generation = newer.desired.generation;
+                self.heard_last(false).await;
                 self.apply(newer, begun, ", from a stick").await;
                 Ok(Some(generation))
             }
@@ -174,6 +284,7 @@ impl Task {
                     generation,
                     refused: None,
                     broken: false,
+                    may_write: true,
                     acknowledged,
                     notes,
                     writes_os,
@@ -224,15 +335,37 @@ impl Task {
             applied: self.applied(),
             is_there: source.is_there().await,
             other_fleet: is_of_another_fleet(source, enrolment).await,
+            hub_was_last: self.ledger.hub_was_heard_last().await.unwrap_or_else(|e| {
+                tracing::error!("{}", chain(&e));
+                false
+            }),
         };
-        let Refused { attack, text, broken } = words::refused(error, &circumstances);
+        let Refused { attack, text, broken, overtaken } = words::refused(error, &circumstances);
         if broken {
-            tracing::warn!("{text}");
-            self.reporter.event(Severity::Warning, "stick-broken", text.clone()).await;
-        } else {
-            self.refuse(attack.as_deref(), &text).await;
+            return self.broken(text).await;
         }
-        MediaOutcome { member: true, broken, ..MediaOutcome::refused(attack, text) }
+        let may_write = words::shows_fleet(error) || self.artifacts_show_fleet(source).await;
+        if overtaken {
+            tracing::info!("{text}: {}", chain(error));
+            self.reporter.event(Severity::Info, "stick-older", text.clone()).await;
+            return MediaOutcome { member: true, may_write, notes: vec![text], ..MediaOutcome::default() };
+        }
+        self.refuse(attack.as_deref(), &text).await;
+        MediaOutcome { member: true, may_write, ..MediaOutcome::refused(attack, text) }
+    }
+
+    /// Whether the stick's artifacts repository is this fleet's: also a stick for other nodes alone takes reports along. The
+    /// puller's own view of it is not used any more in this visit.
+    async fn artifacts_show_fleet(&self, source: &MediaSource) -> bool {
+        let store = Store::open(&self.config.trust_dir.join("artifacts")).map_err(ClientError::from);
+        let client = store.and_then(|s| Client::open(s, Limits::default(), Freshness::default()));
+        match client {
+            Ok(mut client) => match client.poll(source.artifacts(), self.clock()).await {
+                Ok(_) => true,
+                Err(e) => words::is_signed(&e),
+            },
+            Err(_) => false,
+        }
     }
 
     /// Tells of a refusal; what runs goes on.
@@ -244,8 +377,23 @@ impl Task {
     }
 }
 
-/// By the first root that it carries: only to find words, for what is believed has been verified before.
+/// Ends when less came within some time than must.
+pub(super) async fn too_slow(came: &AtomicU64, pace: Pace) {
+    let mut before = came.load(Ordering::Relaxed);
+    loop {
+        sleep(pace.within).await;
+        let now = came.load(Ordering::Relaxed);
+        if now - before < pace.least {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// By the first root that it carries: only to find words, for what is believed has been verified before. What is no document
+/// any more is damage, and says nothing of whose it was.
 async fn is_of_another_fleet(source: &MediaSource, enrolment: &Enrolment) -> bool {
-    let root = source.artifacts_root().await;
-    root.is_some_and(|root| root.trim_ascii() != enrolment.artifacts_root.get().as_bytes().trim_ascii())
+    let Some(root) = source.artifacts_root().await else { return false };
+    let is_document = serde_json::from_slice::<serde::de::IgnoredAny>(&root).is_ok();
+    is_document && root.trim_ascii() != enrolment.artifacts_root.get().as_bytes().trim_ascii()
 }

@@ -28,6 +28,8 @@ pub(super) struct Circumstances<'a> {
     pub(super) is_there: bool,
     /// The stick carries another fleet's first root.
     pub(super) other_fleet: bool,
+    /// It was the hub itself that was believed last, not a stick.
+    pub(super) hub_was_last: bool,
 }
 
 /// Why nothing was taken.
@@ -39,6 +41,8 @@ pub(super) struct Refused {
     pub(super) text: String,
     /// It could not be read to the end, which says nothing about what is on it.
     pub(super) broken: bool,
+    /// It is genuine, and the hub has said newer things while it was on its way: no cause for alarm.
+    pub(super) overtaken: bool,
 }
 
 /// Longest text, in characters; what is quoted in it comes from the stick.
@@ -59,7 +63,12 @@ pub(super) fn refused(error: &PullError, seen: &Circumstances<'_>) -> Refused {
             "the stick cannot be read to its end ({why}); plug it in again, and it goes on where it stopped. If it fails \
              again, export to another one"
         );
-        return Refused { attack: None, text: plain(&text), broken: true };
+        return Refused { attack: None, text: plain(&text), broken: true, overtaken: false };
+    }
+    if !seen.other_fleet && seen.hub_was_last && is_older_export(error) {
+        let text = "the stick is older than what this node has heard from its hub since: nothing is taken from it, and nothing is \
+                    wrong with it; write it again with `cairn usb export` before its next journey";
+        return Refused { attack: None, text: text.to_owned(), broken: false, overtaken: true };
     }
     let why = chain(error);
     let (attack, text) = if seen.other_fleet {
@@ -71,7 +80,42 @@ pub(super) fn refused(error: &PullError, seen: &Circumstances<'_>) -> Refused {
     } else {
         (error.attack(), of_this_fleet(error, why, seen))
     };
-    Refused { attack, text: plain(&text), broken: false }
+    Refused { attack, text: plain(&text), broken: false, overtaken: false }
+}
+
+/// Signed by the fleet for this node, and before what is trusted now. Only the timestamp may say so: what is older below a
+/// timestamp that is not has been put together by somebody.
+fn is_older_export(error: &PullError) -> bool {
+    let PullError::Verify(UpdateError::Director(e) | UpdateError::Artifacts(e)) = error else { return false };
+    matches!(e, ClientError::Refused { role, attack: Attack::Rollback, .. } if role == "timestamp")
+}
+
+/// Whether something on the stick was signed by this node's fleet, for all that nothing was taken.
+pub(super) fn shows_fleet(error: &PullError) -> bool {
+    match error {
+        PullError::Verify(UpdateError::Director(e)) => is_signed(e),
+        // The director's side was verified before any of these.
+        PullError::Verify(UpdateError::Artifacts(_) | UpdateError::Refused(_))
+        | PullError::Source(_)
+        | PullError::Blob(_)
+        | PullError::Assemble(_)
+        | PullError::Unsigned { .. }
+        | PullError::Endless { .. }
+        | PullError::Ledger(_) => true,
+        PullError::Verify(_) => false,
+    }
+}
+
+/// Whether a repository was refused after the signature on its timestamp was verified: for its age, or for what lies below.
+pub(super) fn is_signed(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused { role, attack: Attack::Rollback, .. } => role != "root",
+        ClientError::Refused { role, .. } | ClientError::Expired { role, .. } if role == "root" => false,
+        ClientError::Expired { .. } | ClientError::Tampered { .. } | ClientError::TooManyRoles { .. } => true,
+        ClientError::Refused { role, .. } => role != "timestamp",
+        ClientError::Absent { path } => path != "timestamp.json",
+        _ => false,
+    }
 }
 
 fn of_this_fleet(error: &PullError, why: String, seen: &Circumstances<'_>) -> String {
@@ -169,7 +213,14 @@ mod tests {
     #[test]
     fn every_refusal_has_a_cure_and_speaks_of_sticks() {
         let node = NodeId::of_public_key(&[7; 32]);
-        let seen = || Circumstances { node: &node, applied: 7, is_there: true, other_fleet: false };
+        // That the hub was heard last excuses none of these.
+        let seen = || Circumstances {
+            node: &node,
+            applied: 7,
+            is_there: true,
+            other_fleet: false,
+            hub_was_last: true,
+        };
         let digest = Digest::of(b"x");
         let absent = |path: &str| ClientError::Absent { path: path.to_owned() };
         let director = |e| PullError::Verify(UpdateError::Director(e));

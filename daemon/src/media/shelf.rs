@@ -53,7 +53,7 @@ pub(super) enum ShelfError {
     #[error("the stick is too slow; use another one")]
     TooSlow,
     /// It cannot be written to.
-    #[error("failed to write {path} on the stick: {source}")]
+    #[error("failed to write {path} on the stick; plug it in again, or use another one")]
     Io {
         /// What.
         path: String,

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{Device, Task, shelf::Root};
 use crate::{
-    link::{MediaOutcome, MediaVisit, WRONG_FLEET},
+    link::{MediaOutcome, MediaVisit},
     source::{MediaSource, StickThread},
 };
 
@@ -25,9 +25,6 @@ mod outbox;
 /// Most messages about one stick, and longest one: they quote what lies on it.
 const MAX_MESSAGES: usize = 16;
 const MAX_MESSAGE_CHARS: usize = 600;
-
-/// Attacks that mean that the stick is not of this fleet: then its reports are nobody's business there.
-const OTHERS: [&str; 3] = ["forgery", "wrong-repository", WRONG_FLEET];
 
 /// Why a visit ended before its end.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,17 +98,20 @@ impl Task {
         if let Some(generation) = outcome.generation {
             self.until_settled(device, generation).await?;
         }
-        let (state, attack) = match outcome.refused {
-            Some((attack, _)) => (MediaState::Refused, attack),
-            None => (MediaState::Done, None),
-        };
+        let state = if outcome.refused.is_some() { MediaState::Refused } else { MediaState::Done };
         if state == MediaState::Done {
             // In the outbox before that is written: it goes back with this very stick.
             let words = self.status.borrow().as_ref().map(|status| status.messages.join("; "));
             let message = format!("stick {device}: {}", words.unwrap_or_default());
             self.config.reporter.event_stored(Severity::Info, "stick-visited", message).await;
         }
-        if attack.is_some_and(|attack| OTHERS.contains(&attack.as_str())) {
+        if !outcome.may_write {
+            if outcome.member {
+                self.say(
+                    "nothing is written to it, for nothing on it is signed by this node's fleet: the reports wait for a stick \
+                     that `cairn usb export` has written there",
+                );
+            }
             return Ok(state);
         }
         self.write_outbox(device, root, outcome.member).await?;
@@ -256,7 +256,10 @@ impl Task {
         }
         // What is read-only may be pulled all the same.
         let harmless = mounts.read_only(device).await.is_ok();
-        let then = if harmless { "" } else { "; switch the node off before you pull it" };
+        let then = match harmless {
+            true => "; nothing is written to it, and it may be pulled all the same",
+            false => "; switch the node off before you pull it",
+        };
         self.say(&format!("it stays mounted: {e}{then}"));
         harmless
     }

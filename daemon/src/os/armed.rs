@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cairn_model::{
-    desired::RebootPolicy,
+    desired::{DesiredOs, RebootPolicy},
     error::chain,
     report::{OsState, Severity},
 };
@@ -33,7 +33,7 @@ impl Node {
         self.follow.answer(&Ok(()));
         // The next restart may be a power cut: what must be well then is on the disk before.
         self.keep_up_expectations().await;
-        let waits = if self.follow.apply { None } else { self.waits(&wanted.wanted.reboot) };
+        let waits = if self.follow.apply { None } else { self.waits(&wanted.wanted) };
         match waits {
             None => self.restart_now().await,
             Some((again, text)) => {
@@ -44,13 +44,13 @@ impl Node {
     }
 
     /// What the restart waits for, and when to look again.
-    fn waits(&self, policy: &RebootPolicy) -> Option<(Duration, String)> {
-        let (windows, time_zone) = match policy {
+    fn waits(&self, wanted: &DesiredOs) -> Option<(Duration, String)> {
+        let (windows, time_zone) = match &wanted.reboot {
             RebootPolicy::AtOnce => return None,
             RebootPolicy::Manual => return Some((LOOK_INTERVAL, "waits for `cairn os apply`".to_owned())),
             RebootPolicy::Window { windows, time_zone } => (windows, time_zone),
         };
-        if !self.is_clock_set() {
+        if !self.is_clock_set(wanted.health.hub) {
             let text =
                 "waits for its maintenance window; the clock is not set yet: let NTP or the hub through";
             return Some((LOOK_INTERVAL, text.to_owned()));
@@ -67,15 +67,20 @@ impl Node {
         }
     }
 
-    /// By NTP, or by a hub whose time was seen to be the same; where there is no hub, by the people who see to the node.
-    fn is_clock_set(&self) -> bool {
+    /// By NTP, or by a hub whose time was seen to be the same. Where no hub is to be asked, by policy or for want of one, by
+    /// the people who see to the node, unless a hub was heard all the same and it is wrong.
+    fn is_clock_set(&self, asks_hub: bool) -> bool {
         let by_hub = {
             let link = self.config.link.borrow();
-            link.verified.is_some() && link.skew_seconds.unsigned_abs() < MAX_SKEW_SECONDS
+            let is_same = link.skew_seconds.unsigned_abs() < MAX_SKEW_SECONDS;
+            match link.verified {
+                Some(_) => is_same,
+                None => !(asks_hub && self.config.has_hub),
+            }
         };
         // What systemd-timesyncd leaves once it has set the clock in this boot.
         let by_ntp = || self.config.root.join("run/systemd/timesync/synchronized").exists();
-        !self.config.has_hub || by_hub || by_ntp()
+        by_hub || by_ntp()
     }
 
     async fn keep_up_expectations(&mut self) {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use cairn_model::desired::OsHealth;
+
 use crate::link::LinkStatus;
 
 /// For so long everything must hold without a break: a workload that ends as soon as it has started runs in between.
@@ -19,12 +21,31 @@ pub(super) enum Contact {
     Verified,
 }
 
+/// What is asked of the hub, or why nothing is, for whoever reads the status. The signed policy decides: a node is without
+/// a network where its hub says so, whatever its configuration names. Only one that knows no hub at all has none to ask.
+pub(super) fn asked_of_hub(
+    policy: &OsHealth,
+    was_verified: bool,
+    has_hub: bool,
+) -> Result<Contact, &'static str> {
+    match (policy.hub, has_hub) {
+        (false, _) => Err("; the hub is not asked, by the policy for this node"),
+        (true, false) => Err("; the hub is not asked, because none is configured"),
+        (true, true) if was_verified => Ok(Contact::Verified),
+        (true, true) => Ok(Contact::Answered),
+    }
+}
+
 impl Contact {
     /// What is missing of it.
     pub(super) fn missing(self, link: &LinkStatus) -> Option<String> {
         let refusal = || link.refusal.as_ref().map_or_else(String::new, |why| format!(": {why}"));
         match self {
-            _ if link.last_contact.is_none() => Some("the hub has not answered since the restart".to_owned()),
+            _ if link.last_contact.is_none() => Some(
+                "the hub has not answered since the restart; let the node reach it, or, where it has no network, say so with \
+                 `cairn os set --no-hub-check`"
+                    .to_owned(),
+            ),
             Self::Verified if link.verified.is_none() => Some(format!(
                 "the hub has answered, and what it says was not verified since the restart as it was before{}",
                 refusal()
@@ -214,6 +235,18 @@ mod tests {
         assert!(missing.contains("not verified") && missing.contains("the store is broken"), "{missing}");
         link.verified = Some(tokio::time::Instant::now());
         assert_eq!(Contact::Verified.missing(&link), None);
+    }
+
+    #[test]
+    fn who_has_no_network_is_the_signed_policys_to_say() {
+        let policy = |hub| OsHealth { deadline_seconds: 60, hub };
+        assert_eq!(asked_of_hub(&policy(true), true, true), Ok(Contact::Verified));
+        assert_eq!(asked_of_hub(&policy(true), false, true), Ok(Contact::Answered));
+        for (was_verified, has_hub) in [(true, true), (false, true), (false, false)] {
+            let why = asked_of_hub(&policy(false), was_verified, has_hub).unwrap_err();
+            assert!(why.contains("policy"), "{why}");
+        }
+        assert!(asked_of_hub(&policy(true), false, false).unwrap_err().contains("none is configured"));
     }
 
     #[test]

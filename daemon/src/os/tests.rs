@@ -101,6 +101,39 @@ async fn without_a_hub_an_os_comes_by_stick_and_is_kept_without_asking_for_one()
 }
 
 #[tokio::test]
+async fn a_node_that_is_signed_to_have_no_network_asks_nothing_of_a_hub_that_is_dead() {
+    let (old, new) = builds();
+    let mut stage = Stage::new(&old).await;
+    let release = stage.release(&new, |_| {});
+    let desire = |daemon: &stage::Daemon, hub: bool| {
+        daemon.desire(&release, |wanted| {
+            wanted.health.hub = hub;
+            let windows = ["00:00-12:00", "12:00-00:00"].map(str::to_owned).into();
+            wanted.reboot = RebootPolicy::Window { windows, time_zone: "UTC".to_owned() };
+        });
+    };
+    // A hub is configured, and nobody has heard of it in this boot.
+    let mut daemon = stage.boot(&old, Slot::A).await;
+    daemon.stick.send_replace(Some(stage.stick()));
+    desire(&daemon, true);
+    let unset = |s: &OsStatus| s.detail.as_deref().is_some_and(|d| d.contains("clock is not set yet"));
+    daemon.until("its clock is the hub's to set", unset).await;
+    assert_eq!(daemon.restarts(), 0);
+    desire(&daemon, false);
+    daemon.until_restart().await;
+    daemon.end().await;
+    assert_eq!(stage.shop.sent.load(Ordering::SeqCst), 0, "nobody asked the hub");
+    stage.count_a_try("cairn_2+3-0.efi", "cairn_2+2-1.efi");
+
+    let daemon = stage.boot(&new, Slot::B).await;
+    desire(&daemon, false);
+    daemon.until("kept", |status| status.state == OsState::Good).await;
+    let events = daemon.end().await;
+    let kept = events.iter().find(|event| event.reason == "os-kept").expect("it is told");
+    assert!(kept.message.contains("by the policy for this node"), "{}", kept.message);
+}
+
+#[tokio::test]
 async fn a_stick_tries_at_once_what_would_wait() {
     let (old, new) = builds();
     let mut stage = Stage::new(&old).await;

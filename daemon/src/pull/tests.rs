@@ -105,11 +105,21 @@ impl Hub {
 
     /// A component as an image, and an app that runs it.
     pub(crate) fn app(&mut self, module: &[u8]) -> (Digest, Digest) {
-        let blob = (oci::MEDIA_TYPE_WASM_LAYER, self.put(module), module.len());
-        let image = self.manifest(oci::MEDIA_TYPE_WASM_CONFIG, b"{}".to_vec(), &[blob]);
-        let compose = format!("services:\n  api:\n    image: a@{image}\n    platform: wasi/wasm\n");
+        let (app, mut images) = self.app_of(&[("api", module)]);
+        (app, images.remove(0))
+    }
+
+    /// The same of several services, each with its component.
+    pub(crate) fn app_of(&mut self, services: &[(&str, &[u8])]) -> (Digest, Vec<Digest>) {
+        let (mut compose, mut images) = ("services:\n".to_owned(), Vec::new());
+        for (service, module) in services {
+            let blob = (oci::MEDIA_TYPE_WASM_LAYER, self.put(*module), module.len());
+            let image = self.manifest(oci::MEDIA_TYPE_WASM_CONFIG, b"{}".to_vec(), &[blob]);
+            compose += &format!("  {service}:\n    image: a@{image}\n    platform: wasi/wasm\n");
+            images.push(image);
+        }
         let app = App::parse("compose.yaml", &compose).unwrap().to_canonical_json();
-        (self.manifest(oci::ARTIFACT_TYPE_APP, app, &[]), image)
+        (self.manifest(oci::ARTIFACT_TYPE_APP, app, &[]), images)
     }
 
     fn entry(&self, digest: &Digest) -> TargetEntry {
@@ -118,10 +128,22 @@ impl Hub {
 
     /// Wants `app` on the node; `signed` are the manifests that both repositories vouch for.
     pub(crate) fn publish(&self, generation: u64, app: &Digest, signed: &[&Digest]) {
+        self.publish_services(generation, app, &["api"], signed);
+    }
+
+    /// The same of an app with these services.
+    pub(crate) fn publish_services(
+        &self,
+        generation: u64,
+        app: &Digest,
+        services: &[&str],
+        signed: &[&Digest],
+    ) {
+        let services: BTreeMap<&str, [u32; 1]> = services.iter().map(|service| (*service, [0])).collect();
         let entries: Vec<_> = signed.iter().map(|digest| self.entry(digest)).collect();
         let desired = serde_json::json!({
             "schema": 1, "node": self.node, "generation": generation,
-            "apps": {"shop": {"app": app, "services": {"api": [0]}}},
+            "apps": {"shop": {"app": app, "services": services}},
             "policy": {"poll_seconds": 60, "report_seconds": 300},
         });
         let desired = serde_json::to_vec(&desired).unwrap();

@@ -22,6 +22,7 @@ use crate::{
     assemble::{Blob, Layer},
     blobs::Blobs,
     config::Runtimes,
+    notify::tests::{meals, starves},
 };
 
 const UNIT: &str = "cairn-shop-web-0";
@@ -33,6 +34,30 @@ struct Fixed(BTreeMap<String, UnitState>);
 impl Supervisor for Fixed {
     async fn list(&mut self) -> Result<BTreeMap<String, UnitState>, SupervisorError> {
         Ok(self.0.clone())
+    }
+    async fn start(&mut self, _: &UnitSpec) -> Result<(), SupervisorError> {
+        Ok(())
+    }
+    async fn stop(&mut self, _: &str) -> Result<(), SupervisorError> {
+        Ok(())
+    }
+    async fn clear(&mut self, _: &str) -> Result<(), SupervisorError> {
+        Ok(())
+    }
+    fn changes(&self) -> Arc<Notify> {
+        Arc::default()
+    }
+    async fn shutdown(&mut self) {}
+}
+
+/// As [`Fixed`], but it does not answer while it is told to hang.
+struct Hangs(watch::Receiver<bool>);
+
+#[async_trait]
+impl Supervisor for Hangs {
+    async fn list(&mut self) -> Result<BTreeMap<String, UnitState>, SupervisorError> {
+        let _ = self.0.wait_for(|hangs| !hangs).await;
+        Ok(BTreeMap::new())
     }
     async fn start(&mut self, _: &UnitSpec) -> Result<(), SupervisorError> {
         Ok(())
@@ -64,6 +89,28 @@ fn content(of: &Digest) -> Content {
     Content::Oci(vec![Layer { blob, media_type: "tar".into(), diff_id: of.clone() }])
 }
 
+fn runtimes() -> Runtimes {
+    Runtimes { oci: "/x".into(), wasm: "/x".into(), journalctl: "/x".into(), prepare_memory_bytes: 1 }
+}
+
+/// A generation with this image alone.
+fn assembled(wanted: &Digest) -> Arc<Assembled> {
+    Arc::new(Assembled {
+        desired: DesiredState {
+            schema: 1,
+            node: KeyPair::generate().unwrap().public().node_id(),
+            generation: 1,
+            apps: BTreeMap::new(),
+            os: None,
+            commands: vec![],
+            policy: Policy::default(),
+        },
+        replicas: BTreeMap::from([(UNIT.to_owned(), replica(wanted))]),
+        images: BTreeMap::from([(wanted.clone(), content(wanted))]),
+        os: None,
+    })
+}
+
 /// One look of a task whose supervisor knows the unit as made from `observed`, while `wanted` is ready and desired.
 /// The layers of `old` and `wanted` are unpacked; returns which of the two are left.
 async fn look(old: &Digest, observed: &Digest, wanted: &Digest, phase: Phase) -> (bool, bool) {
@@ -73,8 +120,7 @@ async fn look(old: &Digest, observed: &Digest, wanted: &Digest, phase: Phase) ->
     for image in [old, wanted] {
         std::fs::create_dir_all(layer(image)).unwrap();
     }
-    let runtimes =
-        Runtimes { oci: "/x".into(), wasm: "/x".into(), journalctl: "/x".into(), prepare_memory_bytes: 1 };
+    let runtimes = runtimes();
     let jobs = Arc::new(ProcessJobs);
     let config = images::Config {
         state_dir: state_dir.clone(),
@@ -89,21 +135,7 @@ async fn look(old: &Digest, observed: &Digest, wanted: &Digest, phase: Phase) ->
     let deadline = Duration::from_secs(10);
     timeout(deadline, images.state.wait_for(|s| s.ready.contains(wanted))).await.unwrap().unwrap();
 
-    let wanted_replica = replica(wanted);
-    let desired = Arc::new(Assembled {
-        desired: DesiredState {
-            schema: 1,
-            node: KeyPair::generate().unwrap().public().node_id(),
-            generation: 1,
-            apps: BTreeMap::new(),
-            os: None,
-            commands: vec![],
-            policy: Policy::default(),
-        },
-        replicas: BTreeMap::from([(UNIT.to_owned(), wanted_replica)]),
-        images: BTreeMap::from([(wanted.clone(), content(wanted))]),
-        os: None,
-    });
+    let desired = assembled(wanted);
     let tag = Tag { replica: "shop/web/0".into(), spec: replica(observed).spec_hash(), ports: vec![] };
     let state = UnitState { tag, phase, restarts: 0, detail: None };
     let (_sender, desired_out) = watch::channel(Some(desired.clone()));
@@ -146,4 +178,45 @@ async fn a_container_that_still_stops_keeps_its_layers() {
 async fn what_nothing_runs_from_is_removed_once_all_runs_as_wanted() {
     let (old, new) = (Digest::of(b"old"), Digest::of(b"new"));
     assert_eq!(look(&old, &new, &new, Phase::Running).await, (false, true));
+}
+
+#[tokio::test]
+async fn a_look_that_hangs_leaves_the_watchdog_unfed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, state_dir) = (Digest::of(b"image"), dir.path().to_owned());
+    let runtimes = runtimes();
+    let jobs = Arc::new(ProcessJobs);
+    let config = images::Config {
+        state_dir: state_dir.clone(),
+        run_dir: dir.path().join("run"),
+        runtimes: runtimes.clone(),
+        unpack: jobs.clone(),
+        precompile: jobs,
+    };
+    let stop = CancellationToken::new();
+    let (images, _task) = images::build(config, Blobs::new(&state_dir), stop.clone());
+    let (hang, hangs) = watch::channel(true);
+    let (_sender, desired) = watch::channel(Some(assembled(&image)));
+    let (reporter, _records) = Reporter::channel();
+    let config = Config {
+        supervisor: Box::new(Hangs(hangs)),
+        places: Places {
+            state_dir: state_dir.clone(),
+            run_dir: dir.path().join("run"),
+            runtimes,
+            network_base: Ipv4Addr::new(10, 89, 0, 0),
+            trash: Trash::start(&state_dir).unwrap(),
+        },
+        desired,
+        images,
+        ledger: Ledger::open(&state_dir.join("ledger.sqlite")).await.unwrap(),
+        reporter,
+    };
+    let (work, task) = build(config, stop.clone()).await;
+    tokio::spawn(task);
+    let mut meals = meals(work.alive, stop.clone());
+    assert!(starves(&mut meals).await, "the look hangs");
+    hang.send_replace(false);
+    timeout(Duration::from_secs(10), meals.recv()).await.expect("it looks again").unwrap();
+    stop.cancel();
 }

@@ -38,7 +38,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::{BlobStream, Source, SourceError, plain};
+use super::{BlobStream, Source, SourceError, judged_by_the_clock, plain};
 
 /// Longest time until a connection stands.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -310,8 +310,15 @@ async fn send(
 ) -> Result<Response, SourceError> {
     match timeout_at(deadline, request.send()).await {
         Ok(Ok(response)) => Ok(response),
-        Ok(Err(e)) => Err(SourceError::Unreachable { cause: cause(&e.without_url()) }),
+        Ok(Err(e)) => Err(unreachable(&e.without_url())),
         Err(_) => Err(SourceError::Unreachable { cause: format!("no answer to {what} in time") }),
+    }
+}
+
+fn unreachable(error: &reqwest::Error) -> SourceError {
+    match judged_by_the_clock(error) {
+        Some(cause) => SourceError::Clock { cause },
+        None => SourceError::Unreachable { cause: cause(error) },
     }
 }
 

@@ -35,6 +35,8 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct MediaSource {
     node: NodeId,
     folder: Folder,
+    /// How long each part of a blob is that lies in parts.
+    part_bytes: u64,
     thread: StickThread,
     director: Metadata,
     artifacts: Metadata,
@@ -48,13 +50,16 @@ impl MediaSource {
 
     /// The same, of a folder that is open.
     pub fn new(folder: Folder, node: NodeId) -> Self {
-        let thread = StickThread::start(PIECE_TIMEOUT);
+        Self::on(StickThread::start(PIECE_TIMEOUT), folder, node)
+    }
+
+    fn on(thread: StickThread, folder: Folder, node: NodeId) -> Self {
         let within = |prefix: &str| Metadata {
             files: FolderFetch::within(folder.clone(), prefix),
             thread: thread.clone(),
         };
         let (director, artifacts) = (within(&format!("{DIRECTOR}/{node}")), within(ARTIFACTS));
-        Self { node, folder, thread, director, artifacts }
+        Self { node, folder, part_bytes: PART_BYTES, thread, director, artifacts }
     }
 
     /// Whose bundle is read.
@@ -100,9 +105,11 @@ impl MediaSource {
                 .chain(release.patches.iter().map(|patch| vec![&patch.blob]))
                 .map(|way| way.into_iter().map(|payload| (payload.digest.clone(), payload.size)).collect())
                 .collect();
+        let part_bytes = self.part_bytes;
         let look = move |folder: &Folder| {
-            let holds =
-                |(digest, size): &(Digest, u64)| size_of(folder, digest).ok().flatten() == Some(*size);
+            let holds = |(digest, size): &(Digest, u64)| {
+                size_of(folder, digest, part_bytes).ok().flatten() == Some(*size)
+            };
             Ok(wanted.iter().any(|way| way.iter().all(holds)))
         };
         self.blocking("the OS release", look).await.unwrap_or(false)
@@ -140,6 +147,8 @@ impl MediaSource {
 pub(crate) struct StickThread {
     jobs: mpsc::Sender<Box<dyn FnOnce() + Send>>,
     patience: Duration,
+    #[cfg(test)]
+    fault: fault::Fault,
 }
 
 impl StickThread {
@@ -151,7 +160,12 @@ impl StickThread {
             // Every read says then that nobody reads.
             tracing::error!("no thread for the stick: {e}");
         }
-        Self { jobs, patience }
+        Self {
+            jobs,
+            patience,
+            #[cfg(test)]
+            fault: fault::Fault::default(),
+        }
     }
 
     /// What `work` gives; nothing that it holds is held any more then. Given up after its time.
@@ -160,6 +174,14 @@ impl StickThread {
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let (reply, answer) = oneshot::channel();
+        #[cfg(test)]
+        let work = {
+            let fault = self.fault.clone();
+            move || {
+                fault.strike()?;
+                work()
+            }
+        };
         // Who asked may have left.
         let job = Box::new(move || drop(reply.send(work())));
         let nobody = || io::Error::other("no thread for the stick");
@@ -200,7 +222,7 @@ impl Fetch for Metadata {
 }
 
 /// How many bytes the blob has, in one file or in parts; `None` where it is not there.
-fn size_of(folder: &Folder, digest: &Digest) -> io::Result<Option<u64>> {
+fn size_of(folder: &Folder, digest: &Digest, part_bytes: u64) -> io::Result<Option<u64>> {
     if let Some(size) = folder.len(&blob_path(digest))? {
         return Ok(Some(size));
     }
@@ -209,7 +231,7 @@ fn size_of(folder: &Folder, digest: &Digest) -> io::Result<Option<u64>> {
         let Some(size) = folder.len(&part_path(digest, part))? else { break };
         whole = Some(whole.unwrap_or(0) + size);
         // Only the last one may be short: what came after a hole would be at the wrong place.
-        if size != PART_BYTES {
+        if size != part_bytes {
             break;
         }
     }
@@ -220,6 +242,7 @@ fn size_of(folder: &Folder, digest: &Digest) -> io::Result<Option<u64>> {
 struct Reading {
     folder: Folder,
     digest: Digest,
+    part_bytes: u64,
     file: File,
     /// The part that is open; `None` where all is in one file.
     part: Option<u64>,
@@ -229,20 +252,22 @@ struct Reading {
 
 impl Reading {
     /// Begins at `offset`; `None` where the blob is not there.
-    fn open(folder: &Folder, digest: &Digest, offset: u64) -> io::Result<Option<Self>> {
-        let reading =
-            |file, part, left| Self { folder: folder.clone(), digest: digest.clone(), file, part, left };
+    fn open(folder: &Folder, digest: &Digest, offset: u64, part_bytes: u64) -> io::Result<Option<Self>> {
+        let reading = |file, part, left| {
+            let (folder, digest) = (folder.clone(), digest.clone());
+            Self { folder, digest, part_bytes, file, part, left }
+        };
         if let Some(mut file) = folder.file(&blob_path(digest))? {
             file.seek(SeekFrom::Start(offset))?;
             return Ok(Some(reading(file, None, u64::MAX)));
         }
-        let (part, within) = (offset / PART_BYTES, offset % PART_BYTES);
+        let (part, within) = (offset / part_bytes, offset % part_bytes);
         if part >= MAX_PARTS {
             return Ok(None);
         }
         let Some(mut file) = folder.file(&part_path(digest, part))? else { return Ok(None) };
         file.seek(SeekFrom::Start(within))?;
-        Ok(Some(reading(file, Some(part), PART_BYTES - within)))
+        Ok(Some(reading(file, Some(part), part_bytes - within)))
     }
 
     /// The next piece; none at the end.
@@ -264,7 +289,7 @@ impl Reading {
                 return Ok(None);
             };
             let Some(file) = self.folder.file(&part_path(&self.digest, part + 1))? else { return Ok(None) };
-            (self.file, self.part, self.left) = (file, Some(part + 1), PART_BYTES);
+            (self.file, self.part, self.left) = (file, Some(part + 1), self.part_bytes);
         }
     }
 }
@@ -281,8 +306,10 @@ impl Source for MediaSource {
 
     /// Whether each is there with the size that is signed: nothing is copied from a stick that lacks a part.
     async fn announce(&self, missing: &[Missing]) -> Result<(), SourceError> {
+        let part_bytes = self.part_bytes;
         let digests: Vec<_> = missing.iter().map(|m| m.blob.digest.clone()).collect();
-        let look = move |folder: &Folder| digests.iter().map(|digest| size_of(folder, digest)).collect();
+        let look =
+            move |folder: &Folder| digests.iter().map(|digest| size_of(folder, digest, part_bytes)).collect();
         let sizes: Vec<Option<u64>> = self.blocking("the blobs", look).await?;
         for (Missing { blob, .. }, size) in missing.iter().zip(sizes) {
             let Some(size) = size else { return Err(SourceError::Absent { digest: blob.digest.clone() }) };
@@ -303,8 +330,8 @@ impl Source for MediaSource {
     }
 
     async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, SourceError> {
-        let opening = digest.clone();
-        let open = move |folder: &Folder| Reading::open(folder, &opening, offset);
+        let (opening, part_bytes) = (digest.clone(), self.part_bytes);
+        let open = move |folder: &Folder| Reading::open(folder, &opening, offset, part_bytes);
         let (path, reader) = (blob_path(digest), self.thread.clone());
         let Some(reading) = self.blocking(&path, open).await? else {
             return Err(SourceError::Absent { digest: digest.clone() });
@@ -329,5 +356,7 @@ impl Source for MediaSource {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod fault;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use axum::{
 use cairn_trust::keys::KeyPair;
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 use super::*;
 
@@ -24,8 +24,13 @@ pub(crate) struct Hub {
 }
 
 fn certificates() -> (String, rustls::ServerConfig) {
+    certificates_with(|_| {})
+}
+
+fn certificates_with(change: impl FnOnce(&mut rcgen::CertificateParams)) -> (String, rustls::ServerConfig) {
     let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    change(&mut params);
     let certificate = params.self_signed(&key).unwrap();
     let chain = vec![certificate.der().clone()];
     let der = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
@@ -40,7 +45,10 @@ fn certificates() -> (String, rustls::ServerConfig) {
 }
 
 pub(crate) async fn hub(router: Router) -> Hub {
-    let (ca_pem, config) = certificates();
+    hub_with(router, certificates()).await
+}
+
+async fn hub_with(router: Router, (ca_pem, config): (String, rustls::ServerConfig)) -> Hub {
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -176,4 +184,52 @@ async fn mints_its_tokens_by_the_hubs_clock_once_that_refused_one() {
     assert!(client.wait(1).await.is_err());
     assert!((client.skew_seconds() - 90_000_000).abs() < 5, "{}", client.skew_seconds());
     assert_eq!(client.wait(1).await.unwrap().unwrap().generation, 7);
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_by_the_nodes_clock_is_a_matter_of_the_clock() {
+    let expired = certificates_with(|params| params.not_after = rcgen::date_time_ymd(2001, 2, 3));
+    let early = certificates_with(|params| params.not_before = rcgen::date_time_ymd(2999, 2, 3));
+    let cases =
+        [(expired, "was valid until 2001-02-03T00:00:00Z"), (early, "is valid from 2999-02-03T00:00:00Z on")];
+    for (certificates, words) in cases {
+        let client = hub_with(Router::new(), certificates).await.client();
+        let error = client.enrollment().await.unwrap_err();
+        assert!(matches!(error, SourceError::Clock { .. }), "{error}");
+        assert!(!error.is_answer(), "nothing was heard");
+        // The same where metadata is fetched, which has errors of its own.
+        let fetched = client.director().fetch("timestamp.json", 1000).await.unwrap_err();
+        let fetched = judged_by_the_clock(&fetched).expect("the clock is found");
+        let year = Timestamp::now().to_string()[..4].to_owned();
+        for text in [error.to_string(), fetched] {
+            assert!(text.contains(words) && text.contains(&format!("clock it is {year}-")), "{text}");
+            assert!(text.contains("set the clock or let NTP through"), "{text}");
+            assert!(!text.contains("check the network"), "{text}");
+        }
+    }
+    let other = Hub { ca_pem: certificates().0, ..hub(Router::new()).await };
+    let error = other.client().enrollment().await.unwrap_err();
+    assert!(
+        !matches!(error, SourceError::Clock { .. }),
+        "a forged certificate is no matter of the clock: {error}"
+    );
+}
+
+#[tokio::test]
+async fn the_hub_is_reached_again_once_the_clock_is_right() {
+    // The clock comes right while the very same client goes on trying: time does so by itself here.
+    let valid_from = std::time::SystemTime::now() + Duration::from_secs(3);
+    let certificates = certificates_with(|params| params.not_before = valid_from.into());
+    let router = Router::new().route("/node/v1/wait", get(|| async { r#"{"generation":7}"# }));
+    let client = hub_with(router, certificates).await.client();
+    let error = client.wait(1).await.unwrap_err();
+    assert!(matches!(error, SourceError::Clock { .. }), "{error}");
+    let begun = Instant::now();
+    let generation = loop {
+        match client.wait(1).await {
+            Ok(hint) => break hint.unwrap().generation,
+            Err(e) => assert!(begun.elapsed() < Duration::from_secs(30), "{e}"),
+        }
+    };
+    assert_eq!(generation, 7);
 }

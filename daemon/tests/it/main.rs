@@ -12,9 +12,12 @@ use std::{
 
 use cairn_model::local::{LinkState, LocalStatus};
 
+mod bad_hub;
+mod full_disk;
+mod hub;
 mod media;
-
 mod stick;
+mod watchdog;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 

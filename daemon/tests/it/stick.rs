@@ -153,6 +153,38 @@ fn another_fleets_stick_is_left_byte_for_byte_as_it_was() {
     refuses(pinned, "usb1", &Hub::new(others[1].path(), status(pinned).node));
 }
 
+/// The pin is a hash over two roots, of which a stick shows the second one only with a grant: a stick without any for this node
+/// cannot be told to be another fleet's. It gets the request, which makes nobody a member of anything, and nothing else.
+#[test]
+fn a_pinned_node_asks_on_any_stick_and_joins_its_own_fleet_alone() {
+    let fleet = tempfile::tempdir().unwrap();
+    let root = root(&format!("[trust]\nroots_sha256 = '{}'\n", "ab".repeat(32)));
+    let root = root.path();
+    let _daemon = Daemon::start(root);
+    let node = status(root).node;
+    // Another fleet's stick, for a node of its own.
+    let other = Hub::new(fleet.path(), NodeId::of_public_key(&[9; 32]));
+    let foreign = stick(root, "usb1");
+    other.publish(4);
+    other.export(&foreign, 0);
+    let before = content(&foreign);
+    let visit = plug_in(root, "usb1");
+    assert_eq!(visit.state, MediaState::Done, "{visit:?}");
+    assert!(visit.messages.iter().any(|m| m.contains("the request of")), "{visit:?}");
+
+    let mut after = content(&foreign);
+    let path = foreign.join(OUTBOX).join(node.as_str()).join(ENROLL_REQUEST);
+    let request = after.remove(&path).flatten().expect("the request");
+    after.retain(|path, content| content.is_some() || before.contains_key(path));
+    assert!(after == before, "more than the request was written");
+    let (request, public) = envelope::verify_enroll(String::from_utf8(request).unwrap().trim()).unwrap();
+    assert_eq!((public.node_id(), request.token.as_str()), (node.clone(), ""));
+
+    // That fleet may take the request as it likes: its grant is refused, and its stick left alone from then on.
+    refuses(root, "usb2", &Hub::new(tempfile::tempdir().unwrap().path(), node));
+    assert_eq!(status(root).link, LinkState::Enrolling, "a member of nothing");
+}
+
 #[test]
 fn a_node_without_a_network_lives_by_stick() {
     let root = root("");

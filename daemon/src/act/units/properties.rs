@@ -211,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn every_jobs_unit_is_limited_in_memory_and_may_not_swap() {
+        let walls = Sandbox::new(Path::new("/s"), Path::new("/r"), vec![]);
+        for sandbox in [None, Some(walls)] {
+            let properties = of_job(&Job { memory_max: 384 << 20, ..job(sandbox) });
+            let value = |wanted| properties.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value);
+            assert_eq!(value("MemoryMax"), Some(&Value::from(384u64 << 20)));
+            assert_eq!(value("MemorySwapMax"), Some(&Value::from(0u64)), "swap would be a way around");
+        }
+    }
+
+    #[test]
     fn a_job_without_a_sandbox_gains_no_privileges_either() {
         let properties = of_job(&job(None));
         assert!(

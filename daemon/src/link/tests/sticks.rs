@@ -199,6 +199,29 @@ async fn rejects_a_grant_for_another_node_and_waits_for_one_that_is_pending() {
 }
 
 #[tokio::test]
+async fn a_grant_that_is_none_is_told_with_its_cause_and_its_cure() {
+    let mut node = Node::new().await;
+    node.publish(1, b"module");
+    node.export();
+    let path = node.stick().join(grant_path(&node.hub.node));
+    let grant = fs::read(&path).unwrap();
+    let cure = "export to it again";
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+    let text = node.refused(None, "is a symbolic link").await;
+    assert!(text.contains(cure), "{text}");
+    fs::remove_file(&path).unwrap();
+    for damaged in [&grant[..grant.len() / 2], &vec![b'x'; 4 << 20]] {
+        fs::write(&path, damaged).unwrap();
+        let text = node.refused(None, "this node's grant is none").await;
+        assert!(text.contains(cure), "{text}");
+    }
+    assert!(node.ledger.enrolment().await.unwrap().is_none());
+    fs::write(&path, grant).unwrap();
+    assert_eq!(node.plug_in().await.generation, Some(1));
+}
+
+#[tokio::test]
 async fn rejects_an_older_stick() {
     let mut node = Node::member().await;
     let old = node.dir.path().join("old");
@@ -429,8 +452,11 @@ async fn a_hub_that_is_slow_is_left_for_a_stick_and_taken_up_after() {
     let dir = tempfile::tempdir().unwrap();
     let mut hub = Hub::of(key.public().node_id());
     let settings = HubSettings { url: http.url.clone(), ca_pem: Some(http.ca_pem.clone()), token: None };
-    let (ledger, link, told, task) =
-        Node::start(dir.path(), &key, |config| config.hub = Some(settings)).await;
+    let pin = hub.roots_fingerprint().replace(' ', "");
+    let (ledger, link, told, task) = Node::start(dir.path(), &key, |config| {
+        (config.hub, config.roots_sha256) = (Some(settings), Some(pin))
+    })
+    .await;
     let (app, image) = hub.app(b"first");
     hub.publish(1, &app, &[&app, &image]);
     let node = Node { dir, key, hub, ledger, link, told, task };

@@ -82,7 +82,12 @@ fn a_full_stick_is_said_and_holds_no_halves() {
     assert!(shelf.room().unwrap() > 0);
     assert!(matches!(shelf.put_report(1, "0123456789", 9), Err(ShelfError::Full)));
     assert!(matches!(io_error("x", Errno::ENOSPC), ShelfError::Full));
-    assert!(matches!(io_error("x", Errno::EROFS), ShelfError::Io { .. }));
+    let failed = io_error("x", Errno::EROFS);
+    assert!(matches!(failed, ShelfError::Io { .. }));
+    // The cause comes from the system, once; the cure is ours.
+    let told = cairn_model::error::chain(&failed);
+    assert!(told.contains("failed to write x on the stick; plug it in again"), "{told}");
+    assert_eq!(told.matches("Read-only file system").count(), 1, "{told}");
     assert!(stick.names().is_empty());
 }
 

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use cairn_model::error::chain;
+
 use super::{
     super::{
         Device, Task,
@@ -74,7 +76,7 @@ impl Task {
             self.say(&format!("{} reports of this node are on it", written.reports));
         }
         if let Err(e) = ended {
-            self.say(&format!("not all that this node has to say is on it: {e}"));
+            self.say(&format!("not all that this node has to say is on it: {}", chain(&e)));
         }
         if let Err(e) = protected {
             // Unmounting is the other way to have all of it on the stick, and comes next.
