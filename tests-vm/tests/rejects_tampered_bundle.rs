@@ -9,6 +9,7 @@ use cairn_tests_vm::{
     lab::{READY_DEADLINE, fetch},
     wait,
 };
+use serde_json::Value;
 
 const COMPOSE: &str = "
 name: hello
@@ -19,6 +20,9 @@ services:
     ports: ['8081:8080']
     deploy: { mode: global }
 ";
+
+/// How the status begins to speak of a bundle that is not believed.
+const REFUSED: &str = "the hub's bundle is refused";
 
 #[test]
 fn rejects_tampered_bundle() -> Result<()> {
@@ -37,9 +41,8 @@ fn rejects_tampered_bundle() -> Result<()> {
 
     // The container image's blobs are changed before any node has them; then an app asks for them.
     hub.kill();
-    let flipped =
-        flip_one_byte(&hub.data().join("blobs"), |path| fs::metadata(path).is_ok_and(|m| m.len() > 100_000))?;
-    ensure!(flipped > 0, "there was no large blob to tamper with");
+    let blobs = hub.data().join("blobs");
+    ensure!(flip_one_byte(&blobs, is_large)? > 0, "there was no large blob to tamper with");
     hub.resume()?;
     fs::write(
         &file,
@@ -55,33 +58,78 @@ fn rejects_tampered_bundle() -> Result<()> {
         Ok(said.contains("digest").then_some(()))
     })?;
     ensure!(vm.run("systemctl is-active cairn-shop-hello-0.service")?.code != 0, "a tampered image runs");
+    // The same bit once more: they are as they were. A node tries again by itself, ever more rarely; a start of the daemon
+    // only makes it do so now.
+    flip_one_byte(&blobs, is_large)?;
+    vm.check("systemctl restart cairnd")?;
+    hub.wait_app_ready("shop", READY_DEADLINE)?;
 
     // The signed documents: an older one is put back, which is as genuine as it was.
     let timestamp = director.join("timestamp.json");
-    ensure!(fs::read(&timestamp)? != before, "nothing was published for the second app");
+    let good = fs::read(&timestamp)?;
+    ensure!(good != before, "nothing was published for the second app");
     fs::write(&timestamp, &before)?;
-    said_after_restart(&mut vm, "rollback")?;
+    said_after_restart(&mut vm, &[REFUSED, "timestamp metadata (rollback)"])?;
+    fs::write(&timestamp, &good)?;
+    taken_after_restart(&mut vm)?;
 
-    // Then one byte of it.
-    ensure!(flip_one_byte(&director, |path| path.ends_with("timestamp.json"))? == 1, "there is no timestamp");
-    said_after_restart(&mut vm, "refused")?;
+    // Then one byte of the newest.
+    fs::write(&timestamp, with_another_signature(&good)?)?;
+    said_after_restart(&mut vm, &[REFUSED, "timestamp metadata (forgery)"])?;
+    fs::write(&timestamp, &good)?;
+    taken_after_restart(&mut vm)?;
     ensure!(
         vm.check("systemctl show cairn-hello-hello-0.service -p MainPID --value")? == pid,
         "the app was disturbed"
     );
     fetch(vm.forwarded(8081).unwrap_or_default(), "/", READY_DEADLINE)?;
-    ensure!(status["digest"].is_string(), "no digest in {status}");
+
+    // It follows its hub as before.
+    fs::write(&file, COMPOSE.replace("    deploy:", "    environment: { AFTER: attack }\n    deploy:"))?;
+    hub.cairn(&["app", "deploy", &file.display().to_string()])?;
+    let again = hub.wait_app_ready("hello", READY_DEADLINE)?;
+    ensure!(status["digest"] != again["digest"], "nothing new was deployed: {again}");
+    ensure!(
+        vm.check("systemctl show cairn-hello-hello-0.service -p MainPID --value")? != pid,
+        "what was deployed after the attacks does not run"
+    );
     Ok(())
 }
 
-/// Starts the daemon anew, so that it polls now, and waits until its local status says `word`.
-fn said_after_restart(vm: &mut Vm, word: &str) -> Result<()> {
+/// Starts the daemon anew, so that it polls now, and waits until its local status says these words.
+fn said_after_restart(vm: &mut Vm, words: &[&str]) -> Result<()> {
     vm.check("systemctl restart cairnd")?;
-    wait::until(&format!("the node to say {word}"), READY_DEADLINE, || {
-        let said = vm.check("cairn local status")?;
-        ensure!(said.contains(word), "it says: {said}");
+    wait::until(&format!("the node to say {words:?}"), READY_DEADLINE, || {
+        let said = vm.check("cairn local status -o json")?;
+        ensure!(words.iter().all(|word| said.contains(word)), "it says: {said}");
         Ok(Some(()))
     })
+}
+
+/// Starts the daemon anew, and waits until it has nothing against what its hub serves.
+fn taken_after_restart(vm: &mut Vm) -> Result<()> {
+    vm.check("systemctl restart cairnd")?;
+    wait::until("the node to take the hub's bundle again", READY_DEADLINE, || {
+        let said = vm.check("cairn local status -o json")?;
+        let status: Value = serde_json::from_str(&said)?;
+        ensure!(status["link"] == "online" && !said.contains(REFUSED), "it says: {said}");
+        Ok(Some(()))
+    })
+}
+
+/// The timestamp with one digit of its signature changed. All else is as it was, so that the hub has no cause to sign it
+/// anew.
+fn with_another_signature(timestamp: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = timestamp.to_vec();
+    let key = b"\"sig\":\"";
+    let at = bytes.windows(key.len()).position(|window| window == key).context("a timestamp is signed")?;
+    let digit = &mut bytes[at + key.len()];
+    *digit = if *digit == b'0' { b'1' } else { b'0' };
+    Ok(bytes)
+}
+
+fn is_large(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.len() > 100_000)
 }
 
 /// Changes one byte of every file below `dir` that `wanted` picks; returns how many.
