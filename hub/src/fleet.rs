@@ -13,6 +13,7 @@ use cairn_model::{
     AppName, DesiredState, NodeId,
     compose::App,
     desired::{Command, DesiredOs},
+    media::Freshness,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -183,15 +184,23 @@ impl Reconciler {
         }
         let rows = self.store.app_rows().await?;
         let placements = self.store.placements().await?;
-        let os = self.signed_os().await?;
+        let os = self.signed_os(&nodes).await?;
         Ok(Observed { nodes, current, apps, demands, rows, placements, commands, os })
     }
 
-    /// The OS that each node shall run, where its signature still counts: nodes refuse the whole generation else.
-    async fn signed_os(&self) -> Result<BTreeMap<NodeId, DesiredOs>> {
-        let rows = self.store.os_rows().await?.into_iter();
-        let signed = rows.filter(|row| self.signer.is_signed(&row.desired.release));
-        Ok(signed.map(|row| (row.node, row.desired)).collect())
+    /// The OS that each node shall run, where its signature still counts: nodes refuse the whole generation else. A node
+    /// that gets its word by stick has no hub to ask whether a new OS is well.
+    async fn signed_os(&self, nodes: &[NodeRow]) -> Result<BTreeMap<NodeId, DesiredOs>> {
+        let mut desired = BTreeMap::new();
+        for mut row in self.store.os_rows().await? {
+            if !self.signer.is_signed(&row.desired.release) {
+                continue;
+            }
+            let node = nodes.iter().find(|node| node.id == row.node);
+            row.desired.health.hub &= node.is_none_or(|node| node.freshness == Freshness::Connected);
+            desired.insert(row.node, row.desired);
+        }
+        Ok(desired)
     }
 
     /// The newest version that nodes would not refuse.

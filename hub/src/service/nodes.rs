@@ -139,6 +139,8 @@ impl Hub {
             changed.push(NodeRow { freshness: set.freshness, ..row });
         }
         tx.commit().await?;
+        // Whether a hub is asked before an OS is kept hangs on it.
+        self.fleet.converge().await?;
         changed.iter().map(|row| self.view(row)).collect()
     }
 

@@ -179,10 +179,20 @@ async fn a_plan_says_what_will_not_work_and_refuses_whom_it_does_not_know() {
     assert_eq!(digests(&older), digests(&signed));
 
     // An OS that only a hub can keep alive goes back where there is none.
+    let edge = || json!({"nodes": ["edge1"]});
+    assert_eq!(freshness(&hub, edge(), json!("connected")).await.0, StatusCode::OK);
     let set = json!({"release": "2", "nodes": ["edge1"]});
     assert_eq!(hub.api(Method::POST, "/os/set", Some(set)).await.0, StatusCode::OK);
     let text = texts(&plan(&hub, json!({"nodes": ["edge1"]})).await);
     assert!(text.contains(&format!("cairn os set 2 --node {} --no-hub-check", node.id)), "{text}");
+    // A node that gets its word by stick is not asked for a hub in the first place: that is signed too.
+    let generation = plan(&hub, edge()).await.nodes[0].generation;
+    assert_eq!(freshness(&hub, edge(), json!({"days": 90})).await.0, StatusCode::OK);
+    let air_gapped = plan(&hub, edge()).await;
+    assert!(!texts(&air_gapped).contains("--no-hub-check"), "{}", texts(&air_gapped));
+    assert_eq!(air_gapped.nodes[0].generation, generation + 1);
+    assert_eq!(freshness(&hub, edge(), json!("connected")).await.0, StatusCode::OK);
+    assert!(texts(&plan(&hub, edge()).await).contains("--no-hub-check"));
     let os = Some(os_status("2", OsState::Good));
     let status = NodeStatus { generation: 0, workloads: vec![], problems: vec![], os };
     import(&hub, vec![node.report(2, vec![Record::Status(status)])]).await;

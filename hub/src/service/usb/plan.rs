@@ -8,7 +8,7 @@ use cairn_model::{
     api::OsNodes,
     desired::DesiredOs,
     enroll::EnrollState,
-    media::{MediaBlob, MediaNode, MediaPlan},
+    media::{Freshness, MediaBlob, MediaNode, MediaPlan},
     report::OsState,
 };
 
@@ -97,7 +97,11 @@ impl Hub {
         let Some(os) = self.store.os_row(&row.id).await?.map(|row| row.desired) else { return Ok(()) };
         if !self.signer.is_signed(&os.release) {
             gathered.problems.push(about(row, &unsigned_problem(&os)));
-        } else if os.health.hub && !runs(row, &os) && !self.is_online(row) {
+        } else if os.health.hub
+            && row.freshness == Freshness::Connected
+            && !runs(row, &os)
+            && !self.is_online(row)
+        {
             gathered.problems.push(about(row, &waits_for_the_hub(row, &os)));
         }
         Ok(())
