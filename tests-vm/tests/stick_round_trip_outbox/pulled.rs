@@ -20,6 +20,9 @@ use crate::cuts::{self, Found, Recording};
 /// Every report has more than one cluster then, and its folder grows after each few.
 const STICK_MIB: u64 = 64;
 
+/// What ends at an event, and is started again.
+const HELLO: &str = "cairn-hello-hello-0.service";
+
 /// Events to write about, at each visit.
 const EVENTS: usize = 4;
 
@@ -45,7 +48,8 @@ pub fn at_any_write(lab: &Lab, site: &mut Site) -> Result<()> {
     stick.fill(&site.folder)?;
     for round in ["new", "grown", "acknowledged"] {
         for _ in 0..EVENTS {
-            site.vm.check("systemctl kill -s KILL cairn-hello-hello-0.service")?;
+            // systemd waits a minute before it starts anew what ends again and again, unless that is forgotten.
+            site.vm.check(&format!("systemctl reset-failed {HELLO}; systemctl kill -s KILL {HELLO}"))?;
             site::wait_answer(&mut site.vm, 8081, "WebAssembly")?;
         }
         let recording = record(lab, site, &stick, round)?;
