@@ -25,12 +25,15 @@ use crate::{
 const MOST_LANES: usize = 4;
 
 /// They take longest, so they begin first.
-const LONG: [&str; 6] = [
+const LONG: [&str; 9] = [
     "power_cuts",
-    "corrupt_slot_falls_over",
+    "update_unhealthy_workload_falls_back",
     "update_killed_at_random",
+    "corrupt_slot_falls_over",
+    "stick_round_trip_outbox",
     "update_bad_boot_falls_back",
     "stick_os_update",
+    "update_interrupted_resumes",
     "update_good",
 ];
 
