@@ -181,12 +181,17 @@ pub fn show_as(vm: &mut Vm, stick: &Stick, protection: Protection) -> Result<Val
     said
 }
 
+/// How much of a message is looked for on the console, in characters.
+const ON_CONSOLE: usize = 300;
+
 /// What the node says of a stick is in its journal, and on its console too.
 pub fn ensure_said(vm: &mut Vm, message: &str) -> Result<()> {
     let journal = vm.check("journalctl -b -u cairnd --no-pager -o cat -n 300")?;
     ensure!(journal.contains(&format!("stick: {message}")), "the journal has no word of {message:?}");
+    // The console cuts a line at 400 characters.
+    let start: String = message.chars().take(ON_CONSOLE).collect();
     wait::until("the console to say what the status says", VISIT_DEADLINE, || {
-        ensure!(vm.console().contains(message), "no {message:?} in:\n{}", vm.console_tail());
+        ensure!(vm.console().contains(&start), "no {start:?} in:\n{}", vm.console_tail());
         Ok(Some(()))
     })
 }
