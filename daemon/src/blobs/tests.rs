@@ -1,5 +1,7 @@
 //! Blobs: whole or not there, resumed where they ended, and never believed before the digest fits.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_trust::fetch::{Fetch, FolderFetch};
@@ -14,6 +16,7 @@ struct Pieces {
     breaks_at: Option<usize>,
     resumes: bool,
     folder: FolderFetch,
+    asked: AtomicUsize,
 }
 
 impl Pieces {
@@ -23,6 +26,7 @@ impl Pieces {
             breaks_at: None,
             resumes: true,
             folder: FolderFetch::new("/nonexistent"),
+            asked: AtomicUsize::new(0),
         }
     }
 }
@@ -42,6 +46,7 @@ impl Source for Pieces {
         Err(SourceError::Corrupt { digest: digest.clone() })
     }
     async fn blob(&self, _digest: &Digest, offset: u64) -> Result<BlobStream, SourceError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let offset = if self.resumes { offset } else { 0 };
         let end = self.breaks_at.unwrap_or(self.bytes.len());
         let from = usize::try_from(offset).unwrap().min(end);
@@ -86,6 +91,32 @@ async fn rejects_a_blob_with_other_bytes_and_starts_afresh() {
     assert!(matches!(error, BlobError::Source(SourceError::Corrupt { .. })), "{error}");
     assert!(!blobs.contains(&wanted.digest));
     blobs.ensure(&wanted, &Pieces::new(b"genuine")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_another_source_left_is_not_held_against_an_honest_one_and_a_liar_is_asked_twice_at_most() {
+    // A part of it, and as much as the whole: both are of a fetch that was cut off before it could be checked.
+    for left in [&b"tem"[..], b"tempted"] {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::new(dir.path());
+        let wanted = blob(b"genuine");
+        let leave = || {
+            std::fs::create_dir_all(&blobs.folder).unwrap();
+            std::fs::write(blobs.part(&wanted.digest), left).unwrap();
+        };
+        leave();
+        let liar = Pieces::new(b"tempted");
+        let error = blobs.ensure(&wanted, &liar).await.unwrap_err();
+        assert!(matches!(error, BlobError::Source(SourceError::Corrupt { .. })), "{error}");
+        assert!(liar.asked.into_inner() <= 2);
+        assert!(
+            !blobs.contains(&wanted.digest) && !blobs.part(&wanted.digest).exists(),
+            "nothing is left of it"
+        );
+        leave();
+        blobs.ensure(&wanted, &Pieces::new(b"genuine")).await.unwrap();
+        assert_eq!(std::fs::read(blobs.path(&wanted.digest)).unwrap(), b"genuine");
+    }
 }
 
 #[tokio::test]
