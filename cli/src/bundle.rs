@@ -1,6 +1,6 @@
 //! The bundle on a stick (`cairn_model::media`): what to write (`plan`), writing it (`stick`, `write`, `fetch`, `layout`),
-//! looking at it (`blobs`, `verify`, `outbox`), and where it is (`place`, `device`, `mount`). What is on a stick may be anybody's work: no link on it is followed,
-//! and everything is bounded before it is read.
+//! looking at it (`blobs`, `verify`, `outbox`), and where it is (`place`, `device`, `mount`). What is on a stick may be
+//! anybody's work: no link on it is followed, and everything is bounded before it is read.
 
 pub(crate) mod blobs;
 pub(crate) mod device;

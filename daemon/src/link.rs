@@ -60,6 +60,21 @@ pub struct LinkStatus {
     pub hub: Option<String>,
 }
 
+impl LinkStatus {
+    /// Before anything was heard of a hub, and of none.
+    pub(crate) fn new(state: LinkState) -> Self {
+        Self {
+            state,
+            problem: None,
+            refusal: None,
+            last_contact: None,
+            verified: None,
+            skew_seconds: 0,
+            hub: None,
+        }
+    }
+}
+
 /// What the task is made of.
 #[derive(Debug)]
 pub struct Config {
@@ -126,20 +141,13 @@ pub fn build(
     initial: Option<Arc<Assembled>>,
 ) -> (Link, impl Future<Output = ()> + use<>) {
     let hub_address = config.hub.as_ref().map(|hub| hub.url.to_string());
-    let (status, status_out) = watch::channel(LinkStatus {
+    let state = match &config.hub {
         // A node with a generation is a member: it has only not heard of its hub yet.
-        state: match &config.hub {
-            _ if initial.is_some() => LinkState::Offline,
-            Some(_) => LinkState::Enrolling,
-            None => LinkState::Unconfigured,
-        },
-        problem: None,
-        refusal: None,
-        last_contact: None,
-        verified: None,
-        skew_seconds: 0,
-        hub: hub_address,
-    });
+        _ if initial.is_some() => LinkState::Offline,
+        Some(_) => LinkState::Enrolling,
+        None => LinkState::Unconfigured,
+    };
+    let (status, status_out) = watch::channel(LinkStatus { hub: hub_address, ..LinkStatus::new(state) });
     let (hub, hub_out) = watch::channel(None);
     let (desired, desired_out) = watch::channel(initial);
     let (media, visits) = mpsc::channel(1);

@@ -109,15 +109,7 @@ pub(crate) mod tests {
         stop: CancellationToken,
     ) -> mpsc::UnboundedReceiver<()> {
         let (told, meals) = mpsc::unbounded_channel();
-        let link = LinkStatus {
-            state: LinkState::Unconfigured,
-            problem: None,
-            refusal: None,
-            last_contact: None,
-            verified: None,
-            skew_seconds: 0,
-            hub: None,
-        };
+        let link = LinkStatus::new(LinkState::Unconfigured);
         let tell = move |state: &[NotifyState<'_>]| {
             if state.iter().any(|said| matches!(said, NotifyState::Watchdog)) {
                 let _ = told.send(());

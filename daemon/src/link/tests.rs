@@ -26,15 +26,7 @@ fn config(dir: &std::path::Path, key: &Arc<KeyPair>) -> Config {
 async fn task(dir: &std::path::Path) -> Task {
     let key = Arc::new(KeyPair::generate().unwrap());
     let config = config(dir, &key);
-    let status = LinkStatus {
-        state: LinkState::Offline,
-        problem: None,
-        refusal: None,
-        last_contact: None,
-        verified: None,
-        skew_seconds: 0,
-        hub: None,
-    };
+    let status = LinkStatus::new(LinkState::Offline);
     Task {
         config,
         node: key.public().node_id(),

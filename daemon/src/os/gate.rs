@@ -216,15 +216,7 @@ mod tests {
 
     #[test]
     fn an_answer_will_only_do_where_no_more_came_before() {
-        let mut link = LinkStatus {
-            state: cairn_model::local::LinkState::Online,
-            problem: None,
-            refusal: None,
-            last_contact: None,
-            verified: None,
-            skew_seconds: 0,
-            hub: None,
-        };
+        let mut link = LinkStatus::new(cairn_model::local::LinkState::Online);
         for contact in [Contact::Answered, Contact::Verified] {
             assert!(contact.missing(&link).unwrap().contains("has not answered"));
         }

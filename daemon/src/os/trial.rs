@@ -293,15 +293,8 @@ mod tests {
     }
 
     fn link(answered: bool) -> LinkStatus {
-        LinkStatus {
-            state: cairn_model::local::LinkState::Offline,
-            problem: None,
-            refusal: None,
-            last_contact: answered.then(jiff::Timestamp::now),
-            verified: None,
-            skew_seconds: 0,
-            hub: None,
-        }
+        let last_contact = answered.then(jiff::Timestamp::now);
+        LinkStatus { last_contact, ..LinkStatus::new(cairn_model::local::LinkState::Offline) }
     }
 
     fn terms(expected: &[&str], commands: Vec<(&'static str, Vec<String>)>) -> Terms {

@@ -27,37 +27,18 @@ use crate::{
 
 const UNIT: &str = "cairn-shop-web-0";
 
-/// Always the same answer; nothing that it is asked for is done.
-struct Fixed(BTreeMap<String, UnitState>);
+/// Always the same answer, and none while it is told to hang; nothing that it is asked for is done.
+struct Fixed {
+    units: BTreeMap<String, UnitState>,
+    hangs: watch::Receiver<bool>,
+}
 
 #[async_trait]
 impl Supervisor for Fixed {
     async fn list(&mut self) -> Result<BTreeMap<String, UnitState>, SupervisorError> {
-        Ok(self.0.clone())
-    }
-    async fn start(&mut self, _: &UnitSpec) -> Result<(), SupervisorError> {
-        Ok(())
-    }
-    async fn stop(&mut self, _: &str) -> Result<(), SupervisorError> {
-        Ok(())
-    }
-    async fn clear(&mut self, _: &str) -> Result<(), SupervisorError> {
-        Ok(())
-    }
-    fn changes(&self) -> Arc<Notify> {
-        Arc::default()
-    }
-    async fn shutdown(&mut self) {}
-}
-
-/// As [`Fixed`], but it does not answer while it is told to hang.
-struct Hangs(watch::Receiver<bool>);
-
-#[async_trait]
-impl Supervisor for Hangs {
-    async fn list(&mut self) -> Result<BTreeMap<String, UnitState>, SupervisorError> {
-        let _ = self.0.wait_for(|hangs| !hangs).await;
-        Ok(BTreeMap::new())
+        // A sender that is gone tells it nothing any more.
+        let _ = self.hangs.wait_for(|hangs| !hangs).await;
+        Ok(self.units.clone())
     }
     async fn start(&mut self, _: &UnitSpec) -> Result<(), SupervisorError> {
         Ok(())
@@ -141,7 +122,10 @@ async fn look(old: &Digest, observed: &Digest, wanted: &Digest, phase: Phase) ->
     let (_sender, desired_out) = watch::channel(Some(desired.clone()));
     let (reporter, _records) = Reporter::channel();
     let config = Config {
-        supervisor: Box::new(Fixed(BTreeMap::from([(UNIT.to_owned(), state)]))),
+        supervisor: Box::new(Fixed {
+            units: BTreeMap::from([(UNIT.to_owned(), state)]),
+            hangs: watch::channel(false).1,
+        }),
         places: Places {
             state_dir: state_dir.clone(),
             run_dir: dir.path().join("run"),
@@ -199,7 +183,7 @@ async fn a_look_that_hangs_leaves_the_watchdog_unfed() {
     let (_sender, desired) = watch::channel(Some(assembled(&image)));
     let (reporter, _records) = Reporter::channel();
     let config = Config {
-        supervisor: Box::new(Hangs(hangs)),
+        supervisor: Box::new(Fixed { units: BTreeMap::new(), hangs }),
         places: Places {
             state_dir: state_dir.clone(),
             run_dir: dir.path().join("run"),

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cairn_model::local::LinkState;
+use cairn_model::{NodeId, local::LinkState};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -67,8 +67,8 @@ impl Drop for Disk {
 
 const FULL: &[&str] = &["the data partition is full", "remove apps", "use a larger disk"];
 
-#[test]
-fn a_full_disk_stops_nothing_that_runs_survives_restarts_and_is_got_over_by_itself() {
+/// A member that runs one workload, with 96 MiB for its state.
+fn at_work() -> (Hub, Node, Disk, NodeId) {
     let hub = Hub::start("token");
     let mut node = Node::new(&hub, "token");
     let disk = Disk::mount(&node.state(), 96);
@@ -76,6 +76,12 @@ fn a_full_disk_stops_nothing_that_runs_survives_restarts_and_is_got_over_by_itse
     let id = node.status().node;
     hub.publish(&id, &[("api", "1")]);
     node.until("the workload runs", |status| running(status) == 1 && status.link == LinkState::Online);
+    (hub, node, disk, id)
+}
+
+#[test]
+fn a_full_disk_stops_nothing_that_runs_survives_restarts_and_is_got_over_by_itself() {
+    let (hub, mut node, disk, id) = at_work();
     node.until("the outbox is empty", |status| status.unsent_reports == 0);
     let (processes, told) = (node.runs(), hub.told().len());
 
@@ -112,13 +118,7 @@ fn a_full_disk_stops_nothing_that_runs_survives_restarts_and_is_got_over_by_itse
 
 #[test]
 fn what_is_unpacked_into_too_little_room_is_said_and_made_ready_once_there_is_more() {
-    let hub = Hub::start("token");
-    let mut node = Node::new(&hub, "token");
-    let disk = Disk::mount(&node.state(), 96);
-    node.start();
-    let id = node.status().node;
-    hub.publish(&id, &[("api", "1")]);
-    node.until("the workload runs", |status| running(status) == 1);
+    let (hub, mut node, disk, id) = at_work();
     let processes = node.runs();
     // There is room for the blob, which is three bytes long, and none for what becomes of it.
     hub.publish(&id, &[("api", "1"), ("big", "120")]);

@@ -291,13 +291,8 @@ impl Stage {
         let (desired, desired_out) = watch::channel(None);
         let (work, work_out) = watch::channel(WorkStatus::default());
         let (link, link_out) = watch::channel(LinkStatus {
-            state: LinkState::Offline,
-            problem: None,
-            refusal: None,
-            last_contact: None,
-            verified: None,
-            skew_seconds: 0,
             hub: Some("https://hub".to_owned()),
+            ..LinkStatus::new(LinkState::Offline)
         });
         let (hub, hub_out) = watch::channel((!self.hubless).then(|| self.client.clone()));
         let (stick, stick_out) = watch::channel(None);
